@@ -1,0 +1,1 @@
+//! What commands mean: a pure function from a command and a view of the data to a reply and effects.

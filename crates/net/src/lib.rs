@@ -1,0 +1,1 @@
+//! The network framework: event loop, timers, buffers, connections, server and client.

@@ -1,0 +1,5 @@
+//! The Redis protocol: codec and command table.
+
+mod reply;
+
+pub use reply::Reply;

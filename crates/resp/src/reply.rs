@@ -1,0 +1,48 @@
+//! [`Reply`]: what a command answers, before a protocol version has been chosen.
+
+use bytes::Bytes;
+
+/// The answer to one command. RESP3 has a type for each of these; RESP2 folds several into one, exactly as Redis does
+/// (`Map` becomes a flat array, `Null` a null bulk string, `Double` a bulk string, `Boolean` an integer, ...).
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reply {
+    /// A short status such as `OK`.
+    Simple(&'static str),
+    /// An error line, its code first: `ERR syntax error`. Never contains CR or LF once encoded.
+    Error(Bytes),
+    /// A signed 64-bit integer.
+    Integer(i64),
+    /// A binary-safe string.
+    Bulk(Bytes),
+    /// Nothing: `$-1` in RESP2, `_` in RESP3.
+    Null,
+    /// No array: `*-1` in RESP2 (an EXEC whose WATCH failed), `_` in RESP3.
+    NullArray,
+    /// A floating-point number.
+    Double(f64),
+    /// True or false; `1` or `0` in RESP2.
+    Boolean(bool),
+    /// Replies in order.
+    Array(Vec<Reply>),
+    /// Pairs in order.
+    Map(Vec<(Reply, Reply)>),
+    /// Members, unordered.
+    Set(Vec<Reply>),
+    /// Text with a three-letter format, such as `txt`.
+    Verbatim(&'static str, Bytes),
+}
+
+impl Reply {
+    /// The status `OK`.
+    pub const OK: Reply = Reply::Simple("OK");
+
+    /// An error reply from its whole text, code included.
+    pub fn error(text: impl Into<String>) -> Reply {
+        Reply::Error(Bytes::from(text.into()))
+    }
+
+    /// A bulk string from bytes that live for ever.
+    pub fn bulk_static(text: &'static str) -> Reply {
+        Reply::Bulk(Bytes::from_static(text.as_bytes()))
+    }
+}

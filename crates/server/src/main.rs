@@ -1,0 +1,3 @@
+//! The `dstore` binary.
+
+fn main() {}

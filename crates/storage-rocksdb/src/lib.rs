@@ -1,0 +1,2 @@
+//! The RocksDB engine: the only crate that links RocksDB's C++.
+pub use rocksdb as _;

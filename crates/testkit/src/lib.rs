@@ -1,0 +1,1 @@
+//! For tests alone: scratch directories, the power-loss shim, real processes.
