@@ -95,10 +95,15 @@ impl RocksEngine {
         self.db.property_int_value_cf(self.data(), name).ok().flatten().unwrap_or(0)
     }
 
+    /// RocksDB counts the database's background errors with the default column family alone.
+    fn background_errors(&self) -> u64 {
+        self.db.property_int_value(properties::BACKGROUND_ERRORS).ok().flatten().unwrap_or(0)
+    }
+
     /// RocksDB may have failed in the background without a caller to tell. A background error counts even if RocksDB
     /// thinks it recovered from it (it does so by itself when a full disk has room again).
     fn check_background(&self) -> Result<(), EngineError> {
-        let errors = self.property(properties::BACKGROUND_ERRORS);
+        let errors = self.background_errors();
         if errors > 0 {
             return Err(
                 self.stick(EngineError::Io(format!("{errors} failed flushes or compactions in the background")))
@@ -197,7 +202,7 @@ impl Engine for RocksEngine {
             stalled: self.property(properties::IS_WRITE_STOPPED) > 0
                 || self.property(properties::ACTUAL_DELAYED_WRITE_RATE) > 0,
             busy_total: self.busy_total.load(Ordering::Relaxed),
-            background_errors: self.property(properties::BACKGROUND_ERRORS),
+            background_errors: self.background_errors(),
         }
     }
 }

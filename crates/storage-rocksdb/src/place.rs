@@ -33,8 +33,8 @@ pub(crate) fn inspect(path: &Path) -> Result<Found, EngineError> {
             refuse(format!("its {MARK} says {mark:?}, expected {:?}", FORMAT.trim_end()))
         }
         Err(error) if error.kind() == io::ErrorKind::NotADirectory => refuse("it is not a directory".to_owned()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::read_dir(path) {
-            Ok(mut entries) if entries.next().is_none() => Ok(Found::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::read_dir(path).map(Iterator::count) {
+            Ok(0) => Ok(Found::Nothing),
             Ok(_) => refuse(format!("it is not empty and has no {MARK} file")),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
             Err(error) => Err(io_error("read", path, &error)),
