@@ -83,8 +83,8 @@ impl Entry {
         let length = HEADER_BYTES + self.ops.iter().map(encoded_len).sum::<usize>();
         let mut out = BytesMut::with_capacity(length);
         out.put_u8(VERSION);
-        out.put_u64_le(self.stamp.get());
-        out.put_u64_le(self.last_stamp.get());
+        out.put_u64_le(self.stamp.as_u64());
+        out.put_u64_le(self.last_stamp.as_u64());
         out.put_u32_le(u32::try_from(self.ops.len()).expect("an entry's bytes are bounded far below 2^32 operations"));
         for op in &self.ops {
             let (kind, first, second) = parts(op);
@@ -109,8 +109,8 @@ impl Entry {
             return Err(EntryError::UnknownVersion(version));
         }
         let header: &[u8; HEADER_BYTES] = payload.first_chunk().ok_or(length(HEADER_BYTES))?;
-        let stamp = Stamp::new(u64_at(header, 1));
-        let last_stamp = Stamp::new(u64_at(header, 9));
+        let stamp = Stamp::from_u64(u64_at(header, 1));
+        let last_stamp = Stamp::from_u64(u64_at(header, 9));
         if last_stamp < stamp {
             return Err(EntryError::Stamps);
         }
@@ -156,8 +156,8 @@ mod tests {
     fn sample() -> Entry {
         let key = Bytes::from_static(b"key");
         Entry {
-            stamp: Stamp::new(5),
-            last_stamp: Stamp::new(7),
+            stamp: Stamp::from_u64(5),
+            last_stamp: Stamp::from_u64(7),
             ops: vec![
                 WriteOp::Put { key: key.clone(), value: Bytes::from_static(b"value") },
                 WriteOp::Delete { key: key.clone() },
