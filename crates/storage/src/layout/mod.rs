@@ -27,15 +27,7 @@ pub use head::{Head, HeadError, Kind};
 pub use key::{KeyBuf, KeyError, UserKey};
 pub use stamp::Stamp;
 
-/// The number of a range, unique for the life of a cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RangeId(pub u64);
-
-impl std::fmt::Display for RangeId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "r{}", self.0)
-    }
-}
+pub use crate::RangeId;
 
 /// First byte of every key: which part of the key space it is in.
 pub mod tag {
