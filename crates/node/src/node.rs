@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use dstore_kv::{CursorTable, Limits};
-use dstore_resp::{Reply, RespVersion};
+use dstore_resp::{Reply, ProtocolVersion};
 use dstore_storage::{Engine, EngineError, LogIndex, Position, RangeId, Term};
 
 use crate::entry::EntryError;
@@ -75,7 +75,7 @@ pub enum Output {
         /// What.
         reply: Reply,
         /// In which version of the protocol.
-        resp: RespVersion,
+        resp: ProtocolVersion,
     },
     /// Close the connection once everything before is sent.
     Close {

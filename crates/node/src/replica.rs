@@ -201,17 +201,13 @@ impl Replica {
         call: Call<'_>,
         tools: Tools<'_, E>,
     ) -> Result<Outcome, NodeError> {
-        let (stamp, mode) = match order {
-            Order::Applied => (self.applied.stamp, Mode::Read),
-            Order::Logged => (Stamp::from_u64(self.open(now).next_version), Mode::Write),
-        };
+        let mode = self.mode(now, order);
         let view = OverlayView { engine: tools.engine, overlay: (order == Order::Logged).then_some(&self.overlay) };
         let mut context = Context {
             db: call.db,
             range: self.range,
-            stamp,
-            now_ms: now.wall_us / 1000,
             mode,
+            now_ms: now.wall_us / 1000,
             limits: tools.limits,
             cursors: tools.cursors,
         };

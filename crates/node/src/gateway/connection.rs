@@ -1,7 +1,7 @@
 //! Commands about the connection itself: PING, HELLO, AUTH, SELECT, CLIENT, RESET. None of them reads data.
 
 use bytes::Bytes;
-use dstore_resp::{CommandId, Reply, RespVersion};
+use dstore_resp::{CommandId, Reply, ProtocolVersion};
 
 use super::session::{Session, Sessions};
 use crate::Now;
@@ -57,8 +57,8 @@ pub(super) fn hello(session: &mut Session, args: &[Bytes]) -> Reply {
     if let Some(version) = args.get(1) {
         wanted = match integer(version) {
             None => return Reply::error("ERR Protocol version is not an integer or out of range"),
-            Some(2) => RespVersion::Resp2,
-            Some(3) => RespVersion::Resp3,
+            Some(2) => ProtocolVersion::Resp2,
+            Some(3) => ProtocolVersion::Resp3,
             Some(_) => return Reply::error("NOPROTO unsupported protocol version"),
         };
     }
@@ -87,7 +87,7 @@ pub(super) fn hello(session: &mut Session, args: &[Bytes]) -> Reply {
     Reply::Map(vec![
         field("server", Reply::bulk_static("redis")),
         field("version", Reply::bulk_static(REDIS_VERSION)),
-        field("proto", Reply::Integer(if wanted == RespVersion::Resp3 { 3 } else { 2 })),
+        field("proto", Reply::Integer(if wanted == ProtocolVersion::Resp3 { 3 } else { 2 })),
         field("id", Reply::Integer(session.id.client.cast_signed())),
         field("mode", Reply::bulk_static("standalone")),
         field("role", Reply::bulk_static("master")),
@@ -194,7 +194,7 @@ fn describe(session: &Session, now: Now) -> String {
         session.waiting.len(),
         session.multi.as_ref().map_or(0, |multi| multi.bytes),
         session.last_command.map_or("NULL", |spec| spec.full_name),
-        if session.resp == RespVersion::Resp3 { 3 } else { 2 },
+        if session.resp == ProtocolVersion::Resp3 { 3 } else { 2 },
         text(&session.lib_name),
         text(&session.lib_version),
     )

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use dstore_resp::{CommandSpec, Reply, RespVersion};
+use dstore_resp::{CommandSpec, Reply, ProtocolVersion};
 use dstore_storage::LogIndex;
 
 /// Names a session; harmless once the session is gone.
@@ -39,7 +39,7 @@ pub(super) struct Session {
     pub(super) connected_us: u64,
     pub(super) active_us: u64,
     pub(super) db: u8,
-    pub(super) resp: RespVersion,
+    pub(super) resp: ProtocolVersion,
     pub(super) name: Bytes,
     pub(super) lib_name: Bytes,
     pub(super) lib_version: Bytes,
@@ -81,7 +81,7 @@ pub(super) struct Waiting {
     /// Leaves once this entry is applied.
     pub(super) index: LogIndex,
     pub(super) reply: Reply,
-    pub(super) resp: RespVersion,
+    pub(super) resp: ProtocolVersion,
 }
 
 impl Session {
@@ -92,7 +92,7 @@ impl Session {
             connected_us: now_us,
             active_us: now_us,
             db: 0,
-            resp: RespVersion::Resp2,
+            resp: ProtocolVersion::Resp2,
             name: Bytes::new(),
             lib_name: Bytes::new(),
             lib_version: Bytes::new(),
@@ -108,7 +108,7 @@ impl Session {
     /// Back to how a connection begins, for RESET. The replies that wait stay: they are owed.
     pub(super) fn reset(&mut self) {
         self.db = 0;
-        self.resp = RespVersion::Resp2;
+        self.resp = ProtocolVersion::Resp2;
         self.name = Bytes::new();
         self.multi = None;
         self.watched.clear();
