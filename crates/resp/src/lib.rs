@@ -5,9 +5,12 @@
 //! Read [`CommandSpec`] first (what commands exist), then [`Reply`] (what they answer).
 
 mod command;
+mod glob;
 mod reply;
 
 pub use command::{
-    COMMAND_COUNT, Categories, CommandFlags, CommandId, CommandSpec, Group, KeyFlags, KeyPositions, resolve,
+    COMMAND_COUNT, Categories, CommandFlags, CommandId, CommandSpec, Group, KeyFlags, KeyPositions, answer_command,
+    help, resolve,
 };
+pub use glob::{glob_matches, glob_matches_nocase};
 pub use reply::Reply;

@@ -17,12 +17,15 @@
 //!
 //! A subcommand (`CLIENT SETNAME`) is a row of its own with an id of its own, directly behind its container.
 
+mod arguments;
 mod flags;
+mod introspect;
 mod table;
 
 use bytes::Bytes;
 
 pub use self::flags::{Categories, CommandFlags, KeyFlags};
+pub use self::introspect::{answer_command, help};
 pub use self::table::{COMMAND_COUNT, CommandId};
 use crate::Reply;
 
@@ -97,6 +100,8 @@ pub struct CommandSpec {
     pub complexity: &'static str,
     /// One sentence on what it does.
     pub summary: &'static str,
+    /// Its arguments, in the notation that the `arguments` module reads for `COMMAND DOCS`.
+    pub arguments: &'static str,
     /// Hints for clients and proxies.
     pub tips: &'static [&'static str],
     /// The container's id if this is a subcommand.

@@ -1,9 +1,9 @@
 //! The rows of the command table, and the look-up from a name to its row.
 //!
 //! A row reads: id, name, arity, command flags, categories that do not follow from those flags, keys (first, last,
-//! step: key flags), documentation (group, since, complexity, summary), tips. A subcommand follows its container
-//! directly. Adding a command is adding a row: the id, the look-up and `COMMAND` follow, and the compiler then names
-//! every `match` that must learn of it.
+//! step: key flags), documentation (group, since, complexity, summary), arguments (in the notation of the module
+//! `arguments`), tips. A subcommand follows its container directly. Adding a command is adding a row: the id, the
+//! look-up and `COMMAND` follow, and the compiler then names every `match` that must learn of it.
 
 use super::flags::{Categories, CommandFlags, KeyFlags};
 use super::{CommandSpec, Group, KeyPositions};
@@ -13,6 +13,7 @@ macro_rules! commands {
         $id:ident $name:literal $arity:literal [$($flag:ident)*] @[$($category:ident)*]
         $(keys($first:literal, $last:literal, $step:literal: $($key_flag:ident)* $(, $notes:literal)?))?
         in $group:ident($since:literal, $complexity:literal, $summary:literal)
+        $(args($($arguments:literal),*))?
         $(tips($($tip:literal),*))?;
     )*) => {
         /// The identity of a command or subcommand: what dispatch matches on.
@@ -36,6 +37,7 @@ macro_rules! commands {
             since: $since,
             complexity: $complexity,
             summary: $summary,
+            arguments: concat!($($($arguments),*)?),
             tips: &[$($($tip),*)?],
             parent: PARENTS[CommandId::$id as usize],
         },)*];
@@ -58,87 +60,126 @@ macro_rules! commands {
 commands! {
     // Strings.
     Get "get" 2 [READONLY FAST] @[STRING] keys(1, 1, 1: RO ACCESS)
-        in String("1.0.0", "O(1)", "Gives the value of a key");
+        in String("1.0.0", "O(1)", "Gives the value of a key")
+        args("key");
     Set "set" -3 [WRITE DENYOOM] @[STRING]
         keys(1, 1, 1: RW ACCESS UPDATE VARIABLE_FLAGS, "RW and ACCESS due to the optional `GET` argument")
-        in String("1.0.0", "O(1)", "Sets the value of a key, whatever it held before");
+        in String("1.0.0", "O(1)", "Sets the value of a key, whatever it held before")
+        args(
+            "key value:string condition(NX|XX)?@2.6.12 GET?@6.2.0 expiration(EX=seconds:integer@2.6.12|",
+            "PX=milliseconds:integer@2.6.12|EXAT=unix-time-seconds:unix-time@6.2.0|",
+            "PXAT=unix-time-milliseconds:unix-time@6.2.0|KEEPTTL@6.0.0)?"
+        );
     GetEx "getex" -2 [WRITE FAST] @[STRING]
         keys(1, 1, 1: RW ACCESS UPDATE, "RW and UPDATE because it changes the TTL")
-        in String("6.2.0", "O(1)", "Gives the value of a key and sets or removes its expiry");
+        in String("6.2.0", "O(1)", "Gives the value of a key and sets or removes its expiry")
+        args(
+            "key expiration(EX=seconds:integer|PX=milliseconds:integer|EXAT=unix-time-seconds:unix-time|",
+            "PXAT=unix-time-milliseconds:unix-time|PERSIST)?"
+        );
     GetDel "getdel" 2 [WRITE FAST] @[STRING] keys(1, 1, 1: RW ACCESS DELETE)
-        in String("6.2.0", "O(1)", "Gives the value of a key and deletes the key");
+        in String("6.2.0", "O(1)", "Gives the value of a key and deletes the key")
+        args("key");
     MGet "mget" -2 [READONLY FAST] @[STRING] keys(1, -1, 1: RO ACCESS)
         in String("1.0.0", "O(N) in the number of keys", "Gives the values of several keys as of one moment")
+        args("key*")
         tips("request_policy:multi_shard");
     MSet "mset" -3 [WRITE DENYOOM] @[STRING] keys(1, -1, 2: OW UPDATE)
         in String("1.0.1", "O(N) in the number of keys", "Sets several keys at once")
+        args("key_value{key value:string}*")
         tips("request_policy:multi_shard", "response_policy:all_succeeded");
     MSetNx "msetnx" -3 [WRITE DENYOOM] @[STRING] keys(1, -1, 2: OW INSERT)
         in String("1.0.1", "O(N) in the number of keys", "Sets several keys at once if none of them exists")
+        args("key_value{key value:string}*")
         tips("request_policy:multi_shard", "response_policy:agg_min");
     SetNx "setnx" 3 [WRITE DENYOOM FAST] @[STRING] keys(1, 1, 1: OW INSERT)
-        in String("1.0.0", "O(1)", "Sets the value of a key if the key does not exist");
+        in String("1.0.0", "O(1)", "Sets the value of a key if the key does not exist")
+        args("key value:string");
     Append "append" 3 [WRITE DENYOOM FAST] @[STRING] keys(1, 1, 1: RW INSERT)
-        in String("2.0.0", "O(N) in the length of the resulting value", "Appends to the value of a key");
+        in String("2.0.0", "O(N) in the length of the resulting value", "Appends to the value of a key")
+        args("key value:string");
     StrLen "strlen" 2 [READONLY FAST] @[STRING] keys(1, 1, 1: RO)
-        in String("2.2.0", "O(1)", "Gives the length of the value of a key");
+        in String("2.2.0", "O(1)", "Gives the length of the value of a key")
+        args("key");
     Incr "incr" 2 [WRITE DENYOOM FAST] @[STRING] keys(1, 1, 1: RW ACCESS UPDATE)
-        in String("1.0.0", "O(1)", "Adds one to the integer a key holds");
+        in String("1.0.0", "O(1)", "Adds one to the integer a key holds")
+        args("key");
     Decr "decr" 2 [WRITE DENYOOM FAST] @[STRING] keys(1, 1, 1: RW ACCESS UPDATE)
-        in String("1.0.0", "O(1)", "Subtracts one from the integer a key holds");
+        in String("1.0.0", "O(1)", "Subtracts one from the integer a key holds")
+        args("key");
     IncrBy "incrby" 3 [WRITE DENYOOM FAST] @[STRING] keys(1, 1, 1: RW ACCESS UPDATE)
-        in String("1.0.0", "O(1)", "Adds to the integer a key holds");
+        in String("1.0.0", "O(1)", "Adds to the integer a key holds")
+        args("key increment:integer");
     DecrBy "decrby" 3 [WRITE DENYOOM FAST] @[STRING] keys(1, 1, 1: RW ACCESS UPDATE)
-        in String("1.0.0", "O(1)", "Subtracts from the integer a key holds");
+        in String("1.0.0", "O(1)", "Subtracts from the integer a key holds")
+        args("key decrement:integer");
     IncrByFloat "incrbyfloat" 3 [WRITE DENYOOM FAST] @[STRING] keys(1, 1, 1: RW ACCESS UPDATE)
-        in String("2.6.0", "O(1)", "Adds to the floating-point number a key holds");
+        in String("2.6.0", "O(1)", "Adds to the floating-point number a key holds")
+        args("key increment:double");
 
     // Keys.
     Del "del" -2 [WRITE] @[KEYSPACE] keys(1, -1, 1: RM DELETE)
         in Generic("1.0.0", "O(N) in the number of keys", "Deletes keys")
+        args("key*")
         tips("request_policy:multi_shard", "response_policy:agg_sum");
     Unlink "unlink" -2 [WRITE FAST] @[KEYSPACE] keys(1, -1, 1: RM DELETE)
         in Generic("4.0.0", "O(N) in the number of keys", "Deletes keys; the same as DEL")
+        args("key*")
         tips("request_policy:multi_shard", "response_policy:agg_sum");
     Exists "exists" -2 [READONLY FAST] @[KEYSPACE] keys(1, -1, 1: RO)
         in Generic("1.0.0", "O(N) in the number of keys", "Counts how many of the given keys exist")
+        args("key*")
         tips("request_policy:multi_shard", "response_policy:agg_sum");
     Type "type" 2 [READONLY FAST] @[KEYSPACE] keys(1, 1, 1: RO)
-        in Generic("1.0.0", "O(1)", "Names the type of the value of a key");
+        in Generic("1.0.0", "O(1)", "Names the type of the value of a key")
+        args("key");
     Expire "expire" -3 [WRITE FAST] @[KEYSPACE] keys(1, 1, 1: RW UPDATE)
-        in Generic("1.0.0", "O(1)", "Lets a key expire after some seconds");
+        in Generic("1.0.0", "O(1)", "Lets a key expire after some seconds")
+        args("key seconds:integer condition(NX|XX|GT|LT)?@7.0.0");
     PExpire "pexpire" -3 [WRITE FAST] @[KEYSPACE] keys(1, 1, 1: RW UPDATE)
-        in Generic("2.6.0", "O(1)", "Lets a key expire after some milliseconds");
+        in Generic("2.6.0", "O(1)", "Lets a key expire after some milliseconds")
+        args("key milliseconds:integer condition(NX|XX|GT|LT)?@7.0.0");
     ExpireAt "expireat" -3 [WRITE FAST] @[KEYSPACE] keys(1, 1, 1: RW UPDATE)
-        in Generic("1.2.0", "O(1)", "Lets a key expire at a Unix time in seconds");
+        in Generic("1.2.0", "O(1)", "Lets a key expire at a Unix time in seconds")
+        args("key unix-time-seconds:unix-time condition(NX|XX|GT|LT)?@7.0.0");
     PExpireAt "pexpireat" -3 [WRITE FAST] @[KEYSPACE] keys(1, 1, 1: RW UPDATE)
-        in Generic("2.6.0", "O(1)", "Lets a key expire at a Unix time in milliseconds");
+        in Generic("2.6.0", "O(1)", "Lets a key expire at a Unix time in milliseconds")
+        args("key unix-time-milliseconds:unix-time condition(NX|XX|GT|LT)?@7.0.0");
     Ttl "ttl" 2 [READONLY FAST] @[KEYSPACE] keys(1, 1, 1: RO ACCESS)
         in Generic("1.0.0", "O(1)", "Tells how many seconds a key has to live")
+        args("key")
         tips("nondeterministic_output");
     PTtl "pttl" 2 [READONLY FAST] @[KEYSPACE] keys(1, 1, 1: RO ACCESS)
         in Generic("2.6.0", "O(1)", "Tells how many milliseconds a key has to live")
+        args("key")
         tips("nondeterministic_output");
     ExpireTime "expiretime" 2 [READONLY FAST] @[KEYSPACE] keys(1, 1, 1: RO ACCESS)
-        in Generic("7.0.0", "O(1)", "Tells the Unix time in seconds at which a key expires");
+        in Generic("7.0.0", "O(1)", "Tells the Unix time in seconds at which a key expires")
+        args("key");
     PExpireTime "pexpiretime" 2 [READONLY FAST] @[KEYSPACE] keys(1, 1, 1: RO ACCESS)
-        in Generic("7.0.0", "O(1)", "Tells the Unix time in milliseconds at which a key expires");
+        in Generic("7.0.0", "O(1)", "Tells the Unix time in milliseconds at which a key expires")
+        args("key");
     Persist "persist" 2 [WRITE FAST] @[KEYSPACE] keys(1, 1, 1: RW UPDATE)
-        in Generic("2.2.0", "O(1)", "Removes the expiry of a key");
+        in Generic("2.2.0", "O(1)", "Removes the expiry of a key")
+        args("key");
     Scan "scan" -2 [READONLY] @[KEYSPACE]
         in Generic("2.8.0", "O(1) for a call, O(N) for all keys", "Walks the keys in small steps")
+        args("cursor:integer MATCH=pattern:pattern? COUNT=count:integer? TYPE=type:string?@6.0.0")
         tips("nondeterministic_output", "request_policy:special");
     Keys "keys" 2 [READONLY] @[KEYSPACE DANGEROUS]
         in Generic("1.0.0", "O(N) in the number of keys of the database", "Lists the keys that match a pattern")
+        args("pattern:pattern")
         tips("request_policy:all_shards", "nondeterministic_output_order");
     DbSize "dbsize" 1 [READONLY FAST] @[KEYSPACE]
         in Server("1.0.0", "O(1)", "Counts the keys of the selected database")
         tips("request_policy:all_shards", "response_policy:agg_sum");
     FlushAll "flushall" -1 [WRITE] @[KEYSPACE DANGEROUS]
         in Server("1.0.0", "O(1)", "Deletes all keys of all databases")
+        args("async(ASYNC@4.0.0|SYNC@6.2.0)?")
         tips("request_policy:all_shards", "response_policy:all_succeeded");
     FlushDb "flushdb" -1 [WRITE] @[KEYSPACE DANGEROUS]
         in Server("1.0.0", "O(1)", "Deletes all keys of the selected database")
+        args("async(ASYNC@4.0.0|SYNC@6.2.0)?")
         tips("request_policy:all_shards", "response_policy:all_succeeded");
 
     // Transactions.
@@ -149,22 +190,31 @@ commands! {
     Discard "discard" 1 [NOSCRIPT LOADING STALE FAST ALLOW_BUSY] @[TRANSACTION]
         in Transactions("2.0.0", "O(N) in the number of queued commands", "Forgets the queued commands");
     Watch "watch" -2 [NOSCRIPT LOADING STALE FAST ALLOW_BUSY] @[TRANSACTION] keys(1, -1, 1: RO)
-        in Transactions("2.2.0", "O(N) in the number of keys", "Makes the next EXEC depend on keys staying unchanged");
+        in Transactions("2.2.0", "O(N) in the number of keys", "Makes the next EXEC depend on keys staying unchanged")
+        args("key*");
     Unwatch "unwatch" 1 [NOSCRIPT LOADING STALE FAST ALLOW_BUSY] @[TRANSACTION]
         in Transactions("2.2.0", "O(1)", "Forgets the watched keys");
 
     // The connection.
     Ping "ping" -1 [FAST] @[CONNECTION]
         in Connection("1.0.0", "O(1)", "Answers PONG, or its argument")
+        args("message:string?")
         tips("request_policy:all_shards", "response_policy:all_succeeded");
     Echo "echo" 2 [LOADING STALE FAST] @[CONNECTION]
-        in Connection("1.0.0", "O(1)", "Answers its argument");
+        in Connection("1.0.0", "O(1)", "Answers its argument")
+        args("message:string");
     Hello "hello" -1 [NOSCRIPT LOADING STALE FAST NO_AUTH ALLOW_BUSY] @[CONNECTION]
-        in Connection("6.0.0", "O(1)", "Chooses the protocol version and greets");
+        in Connection("6.0.0", "O(1)", "Chooses the protocol version and greets")
+        args(
+            "arguments{protover:integer AUTH=username_password{username:string password:string}? ",
+            "SETNAME=clientname:string?}?"
+        );
     Auth "auth" -2 [NOSCRIPT LOADING STALE FAST NO_AUTH ALLOW_BUSY] @[CONNECTION]
-        in Connection("1.0.0", "O(N) in the number of passwords of the user", "Authenticates the connection");
+        in Connection("1.0.0", "O(N) in the number of passwords of the user", "Authenticates the connection")
+        args("username:string?@6.0.0 password:string");
     Select "select" 2 [LOADING STALE FAST] @[CONNECTION]
-        in Connection("1.0.0", "O(1)", "Chooses the database of the connection");
+        in Connection("1.0.0", "O(1)", "Chooses the database of the connection")
+        args("index:integer");
     Quit "quit" -1 [NOSCRIPT LOADING STALE FAST NO_AUTH ALLOW_BUSY] @[CONNECTION]
         in Connection("1.0.0", "O(1)", "Closes the connection");
     Reset "reset" 1 [NOSCRIPT LOADING STALE FAST NO_AUTH ALLOW_BUSY] @[CONNECTION]
@@ -182,11 +232,17 @@ commands! {
         tips("nondeterministic_output");
     ClientList "client|list" -2 [ADMIN NOSCRIPT LOADING STALE] @[CONNECTION]
         in Connection("2.4.0", "O(N) in the number of connections", "Describes all connections")
+        args(
+            "TYPE=normal_master_replica_pubsub(NORMAL|MASTER|REPLICA|PUBSUB)?@5.0.0 ",
+            "ID=id{client-id:integer*}?@6.2.0"
+        )
         tips("nondeterministic_output");
     ClientSetInfo "client|setinfo" 4 [NOSCRIPT LOADING STALE] @[CONNECTION]
-        in Connection("7.2.0", "O(1)", "Tells the name or version of the client's library");
+        in Connection("7.2.0", "O(1)", "Tells the name or version of the client's library")
+        args("attr(LIB-NAME=libname:string|LIB-VER=libver:string)");
     ClientSetName "client|setname" 3 [NOSCRIPT LOADING STALE] @[CONNECTION]
-        in Connection("2.6.9", "O(1)", "Names the connection");
+        in Connection("2.6.9", "O(1)", "Names the connection")
+        args("connection-name:string");
 
     // The server.
     Command "command" -1 [LOADING STALE] @[CONNECTION]
@@ -196,6 +252,7 @@ commands! {
         in Server("2.8.13", "O(1)", "Counts the commands");
     CommandDocs "command|docs" -2 [LOADING STALE] @[CONNECTION]
         in Server("7.0.0", "O(N) in the number of commands", "Documents commands")
+        args("command-name:string?*")
         tips("nondeterministic_output_order");
     CommandGetKeys "command|getkeys" -4 [LOADING STALE] @[CONNECTION]
         in Server("2.8.13", "O(N) in the number of arguments", "Picks the keys out of a whole command");
@@ -205,18 +262,22 @@ commands! {
         in Server("5.0.0", "O(1)", "Explains the subcommands");
     CommandInfo "command|info" -2 [LOADING STALE] @[CONNECTION]
         in Server("2.8.13", "O(N) in the number of commands", "Describes some commands, or all")
+        args("command-name:string?*")
         tips("nondeterministic_output_order");
     CommandList "command|list" -2 [LOADING STALE] @[CONNECTION]
         in Server("7.0.0", "O(N) in the number of commands", "Lists the names of the commands")
+        args("FILTERBY=filterby(MODULE=module-name:string|ACLCAT=category:string|PATTERN=pattern:pattern)?")
         tips("nondeterministic_output_order");
     Config "config" -2 [] @[]
         in Server("2.0.0", "Depends on the subcommand", "Holds the commands about the configuration");
     ConfigGet "config|get" -3 [ADMIN NOSCRIPT LOADING STALE] @[]
-        in Server("2.0.0", "O(N) in the number of settings", "Gives the settings that match patterns");
+        in Server("2.0.0", "O(N) in the number of settings", "Gives the settings that match patterns")
+        args("parameter{parameter:string}*");
     ConfigHelp "config|help" 2 [LOADING STALE] @[]
         in Server("5.0.0", "O(1)", "Explains the subcommands");
     Info "info" -1 [LOADING STALE] @[DANGEROUS]
         in Server("1.0.0", "O(1)", "Reports on the server")
+        args("section:string?*")
         tips("nondeterministic_output", "request_policy:all_shards", "response_policy:special");
     Time "time" 1 [LOADING STALE FAST] @[]
         in Server("2.6.0", "O(1)", "Tells the server's time")
@@ -224,11 +285,14 @@ commands! {
 
     // Our own.
     KvRange "kv.range" -3 [READONLY] @[KEYSPACE]
-        in Generic("0.1.0", "O(log N + M), M being the keys given", "Gives the keys from a start to an end, in order");
+        in Generic("0.1.0", "O(log N + M), M being the keys given", "Gives the keys from a start to an end, in order")
+        args("start:string end:string LIMIT=count:integer? REVERSE? KEYSONLY?");
     KvVersion "kv.version" 2 [READONLY FAST] @[KEYSPACE] keys(1, 1, 1: RO ACCESS)
-        in Generic("0.1.0", "O(1)", "Gives the version of a key; 0 if it does not exist");
+        in Generic("0.1.0", "O(1)", "Gives the version of a key; 0 if it does not exist")
+        args("key");
     KvCas "kv.cas" 4 [WRITE DENYOOM FAST] @[STRING] keys(1, 1, 1: RW ACCESS UPDATE)
-        in String("0.1.0", "O(1)", "Sets the value of a key if its version is the one given");
+        in String("0.1.0", "O(1)", "Sets the value of a key if its version is the one given")
+        args("key version:string value:string");
 }
 
 /// The container of each row, found by walking up to the nearest name without `|`.
