@@ -25,6 +25,8 @@ pub struct NodeLimits {
     pub commands: Limits,
     /// Bytes of arguments that one MULTI may queue.
     pub multi_bytes_max: usize,
+    /// Bytes of one log entry: what a single command or MULTI block may change at once.
+    pub entry_bytes_max: usize,
     /// Bytes of writes on their way to the disk beyond which [`Node::is_congested`].
     pub inflight_bytes_max: usize,
 }
@@ -75,7 +77,7 @@ pub enum Output {
         /// What.
         reply: Reply,
         /// In which version of the protocol.
-        resp: ProtocolVersion,
+        version: ProtocolVersion,
     },
     /// Close the connection once everything before is sent.
     Close {
@@ -241,6 +243,21 @@ impl<E: Engine> Node<E> {
     /// Whether so many writes are on their way that no request should be taken until some have arrived.
     pub fn is_congested(&self) -> bool {
         self.replica.inflight_bytes() > self.limits.inflight_bytes_max
+    }
+
+    /// Whether durable entries wait for a busy engine.
+    pub fn is_behind(&self) -> bool {
+        self.replica.is_behind()
+    }
+
+    /// The port that clients connect to, once it is known.
+    pub fn set_port(&mut self, port: u16) {
+        self.facts.port = port;
+        for (name, value) in &mut self.facts.settings {
+            if *name == "port" {
+                *value = port.to_string();
+            }
+        }
     }
 
     /// How far the engine is.

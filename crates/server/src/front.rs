@@ -10,16 +10,20 @@
 //! Everything here runs on the loop's thread and never waits: not for the disk, not for a peer.
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
-use dstore_net::{Application, CloseReason, ConnectionId, Context, Decoded, Mailbox, Net, Protocol, TimerId};
-use dstore_node::{Append, ClientAddress, ENTRY_KIND, Node, NodeError, Now, Output, SessionId};
+use dstore_net::{
+    Application, CloseReason, ConnectionId, Context, Decoded, LoopError, Mailbox, Net, Protocol, TimerId,
+};
+use dstore_node::{Append, ClientAddress, ENTRY_KIND, Node, NodeError, Output, SessionId};
 use dstore_resp::{ProtocolError, ReplySink, RequestDecoder, encode};
 use dstore_storage::{Entry, Log, LogError, LogIndex, LogOp};
 
+use crate::clock::wall_clock;
 use crate::store::SharedEngine;
 
 /// What other threads tell the loop.
@@ -42,6 +46,9 @@ pub enum Fatal {
     /// A flush failed.
     #[error("{0}")]
     Flush(String),
+    /// The event loop broke.
+    #[error(transparent)]
+    Loop(#[from] LoopError),
 }
 
 /// The application of the loop: the node's core and the ways out of it.
@@ -100,8 +107,9 @@ impl Front {
     }
 
     /// The address that clients connect to, once it is known.
-    pub fn set_local_address(&mut self, address: String) {
-        self.local_address = address;
+    pub fn set_local_address(&mut self, address: SocketAddr) {
+        self.local_address = address.to_string();
+        self.node.set_port(address.port());
     }
 
     /// The protocol of a client that was just accepted.
@@ -302,11 +310,11 @@ impl Protocol<Front> for RedisConnection {
 
     /// A client may end his half of the stream and still wait for replies.
     fn on_input_closed(&mut self, front: &mut Front, cx: &mut Context<'_, Front>) {
-        let Some(session) = self.session else { return cx.close() };
-        front.drive(cx.net, |node| {
-            node.hang_up(session);
-            Ok(())
-        });
+        self.hang_up(front, cx);
+    }
+
+    fn on_drain(&mut self, front: &mut Front, cx: &mut Context<'_, Front>) {
+        self.hang_up(front, cx);
     }
 
     fn on_close(&mut self, front: &mut Front, cx: &mut Context<'_, Front>, reason: &CloseReason) {
@@ -315,6 +323,17 @@ impl Protocol<Front> for RedisConnection {
             front.connections[session.slot()] = None;
         }
         tracing::debug!(connection = ?cx.id(), %reason, "client gone");
+    }
+}
+
+impl RedisConnection {
+    /// Closes the connection behind the last reply that is owed.
+    fn hang_up(&mut self, front: &mut Front, cx: &mut Context<'_, Front>) {
+        let Some(session) = self.session else { return cx.close() };
+        front.drive(cx.net, |node| {
+            node.hang_up(session);
+            Ok(())
+        });
     }
 }
 
@@ -329,11 +348,4 @@ impl ReplySink for Sink<'_> {
     fn put_bytes(&mut self, bytes: Bytes) {
         self.0.put_bytes(bytes);
     }
-}
-
-/// The time of day. One that lies before 1970 is taken for 1970: stamps only ever grow, so they stand still until the
-/// clock is set.
-pub fn wall_clock() -> Now {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now { wall_us: u64::try_from(since.as_micros()).unwrap_or(u64::MAX) }
 }

@@ -1,7 +1,7 @@
 //! From a request to its reply: who answers it, when the reply may leave, and how MULTI and WATCH work.
 
 use bytes::Bytes;
-use dstore_resp::{CommandFlags, CommandId, CommandSpec, Reply, command_reply, resolve};
+use dstore_resp::{CommandFlags, CommandId, CommandSpec, Reply, answer_command, resolve};
 use dstore_storage::{Engine, LogIndex};
 
 use super::connection;
@@ -68,8 +68,14 @@ impl<E: Engine> Node<E> {
         Ok(())
     }
 
-    /// Closes the session behind its last reply.
-    pub(super) fn hang_up(&mut self, id: SessionId) {
+    /// Answers what could not even be read as a request, in its turn, and then closes.
+    pub fn refuse(&mut self, id: SessionId, reply: Reply) {
+        self.answer(id, reply, None);
+        self.hang_up(id);
+    }
+
+    /// Closes the session behind its last reply, taking no further request.
+    pub fn hang_up(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.closing = true;
         if session.waiting.is_empty() {
@@ -83,13 +89,13 @@ impl<E: Engine> Node<E> {
             self.stats.errors += 1;
         }
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let resp = session.resp;
+        let version = session.resp;
         let behind = session.waiting.back().map(|waiting| waiting.index);
         let Some(index) = awaits.max(behind) else {
-            self.outputs.push_back(Output::Reply { session: id, reply, resp });
+            self.outputs.push_back(Output::Reply { session: id, reply, version });
             return;
         };
-        session.waiting.push_back(Waiting { index, reply, resp });
+        session.waiting.push_back(Waiting { index, reply, version });
         if behind != Some(index) {
             self.waiters.push_back((index, id));
         }
@@ -103,10 +109,10 @@ impl<E: Engine> Node<E> {
     pub(crate) fn release(&mut self, applied: LogIndex) {
         while let Some((_, id)) = self.waiters.pop_front_if(|(index, _)| *index <= applied) {
             let Some(session) = self.sessions.get_mut(id) else { continue };
-            while let Some(Waiting { reply, resp, .. }) =
+            while let Some(Waiting { reply, version, .. }) =
                 session.waiting.pop_front_if(|waiting| waiting.index <= applied)
             {
-                self.outputs.push_back(Output::Reply { session: id, reply, resp });
+                self.outputs.push_back(Output::Reply { session: id, reply, version });
             }
             if session.paused && session.waiting.len() < WAITING_MAX / 2 {
                 session.paused = false;
@@ -274,7 +280,7 @@ impl<E: Engine> Node<E> {
             CommandId::ConfigHelp => server::config_help(),
             CommandId::Info => self.info(now, args)?,
             CommandId::Time => server::time(now),
-            _ => match command_reply(spec, args) {
+            _ => match answer_command(spec, args) {
                 Some(reply) => reply,
                 None => {
                     let db = session.db;

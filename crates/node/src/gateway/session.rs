@@ -16,6 +16,11 @@ pub struct SessionId {
 }
 
 impl SessionId {
+    /// A small number that no other open session has: an index for the driver's own tables.
+    pub fn slot(self) -> usize {
+        self.slot as usize
+    }
+
     /// The id that `CLIENT ID` answers.
     pub fn client(self) -> u64 {
         self.client
@@ -81,7 +86,7 @@ pub(super) struct Waiting {
     /// Leaves once this entry is applied.
     pub(super) index: LogIndex,
     pub(super) reply: Reply,
-    pub(super) resp: ProtocolVersion,
+    pub(super) version: ProtocolVersion,
 }
 
 impl Session {
