@@ -15,6 +15,8 @@ mod ids;
 pub mod layout;
 pub mod log;
 mod mix;
+#[cfg(feature = "suite")]
+pub mod suite;
 
 pub use batch::WriteOp;
 pub use bytes::Bytes;
