@@ -5,5 +5,7 @@
 
 mod differential;
 mod generator;
+mod golden;
+mod model;
 mod redis;
 mod support;
