@@ -108,9 +108,14 @@ fn a_request_may_not_cost_more_than_configured() {
     let limits = Limits { bulk_bytes_max: 10_000, request_bytes_max: 20_000 };
     // Two arguments and their overhead fit; a third is refused before it arrives.
     let start = b"*3\r\n$9000\r\n".iter().copied().chain(vec![b'a'; 9000]).chain(*b"\r\n").collect::<Vec<_>>();
-    let fits = [&start[..], b"$9000\r\n", &[b'b'; 9000], b"\r\n$1904\r\n"].concat();
+    let room = 20_000 - 2 * 9000 - 3 * ARG_OVERHEAD_BYTES;
+    let with_third = |length: usize| {
+        let third = format!("\r\n${length}\r\n");
+        [&start[..], b"$9000\r\n", &[b'b'; 9000], third.as_bytes()].concat()
+    };
+    let fits = with_third(room);
     assert_eq!(decode_in_pieces(&fits, [], limits.clone()).error, None);
-    let exceeds = [&start[..], b"$9000\r\n", &[b'b'; 9000], b"\r\n$1905\r\n"].concat();
+    let exceeds = with_third(room + 1);
     assert_eq!(decode_in_pieces(&exceeds, [], limits.clone()).error, Some(ProtocolError::RequestTooBig));
     // So is a request whose arguments would cost too much even if all were empty.
     let count_max = 20_000 / ARG_OVERHEAD_BYTES;

@@ -50,8 +50,8 @@ impl Default for Limits {
     }
 }
 
-/// What an argument costs beside its bytes.
-pub const ARG_OVERHEAD_BYTES: usize = size_of::<Bytes>();
+/// What an argument costs beside its bytes: its handle, and what the allocator adds to a small piece of memory.
+pub const ARG_OVERHEAD_BYTES: usize = size_of::<Bytes>() + 16;
 
 /// Longest inline command, and longest line that announces a length, in bytes.
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
