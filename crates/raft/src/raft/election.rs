@@ -52,9 +52,11 @@ impl<S: LogStorage> Raft<S> {
         }
     }
 
-    /// Whether this node may lead: it is a voter of its own configuration.
+    /// Whether this node may lead: it votes in its configuration, or in one that is not known to be superseded. Until the
+    /// configuration that removes a node is committed, that node may be the only one with enough of the log to be elected,
+    /// so it must stand, though not vote, for itself (dissertation, section 4.2.2).
     fn is_electable(&self) -> bool {
-        self.configuration().is_voter(self.id) && !self.log.is_restarting()
+        !self.log.is_restarting() && self.configurations.since(self.log.commit()).any(|c| c.is_voter(self.id))
     }
 
     pub(super) fn reset_election_deadline(&mut self) {
