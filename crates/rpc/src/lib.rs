@@ -31,6 +31,7 @@ pub mod frame;
 pub mod handshake;
 pub mod identity;
 pub mod metrics;
+pub mod service;
 pub mod status;
 
 pub use channel::{Action, Channel, ChannelState};
@@ -43,4 +44,5 @@ pub use entropy::Entropy;
 pub use handshake::{Nonce, Peer, Refusal};
 pub use identity::{ClusterId, Identity, Incarnation, Lane, NodeId, Secret};
 pub use metrics::Metrics;
+pub use service::Answer;
 pub use status::{Code, Execution, Status};
