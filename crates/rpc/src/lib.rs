@@ -26,6 +26,7 @@ pub mod channel;
 pub mod config;
 pub mod connection;
 mod deadline;
+pub mod driver;
 pub mod entropy;
 pub mod frame;
 pub mod handshake;
@@ -34,7 +35,7 @@ pub mod metrics;
 pub mod service;
 pub mod status;
 
-pub use channel::{Action, Channel, ChannelState};
+pub use channel::{Action, Channel, ChannelState, Route};
 pub use config::{Admission, Config, Limits, Timeouts};
 pub use connection::{
     CallId, CallOptions, CloseCode, CloseReason, Connection, Dial, Event, LinkId, RequestId, SendError, StreamId,

@@ -261,8 +261,6 @@ pub struct Answer {
 pub trait Caller {
     /// What a call gives at once: a future, an id, or the result itself.
     type Pending<R: Message + Default + 'static>;
-    /// What opening a stream gives at once.
-    type Stream;
 
     /// Calls.
     fn call<Q, R>(&mut self, method: CallMethod<Q, R>, request: &Q, options: CallOptions) -> Self::Pending<R>
@@ -272,9 +270,6 @@ pub trait Caller {
 
     /// Sends a one-way message; false if it was dropped at once.
     fn send<M: Message + Default>(&mut self, method: MessageMethod<M>, message: &M, trace: TraceId) -> bool;
-
-    /// Opens a stream.
-    fn open<M: Message + Default>(&mut self, method: MessageMethod<M>, head: &M, trace: TraceId) -> Self::Stream;
 }
 
 #[doc(hidden)]
@@ -291,7 +286,7 @@ pub const fn assert_distinct(numbers: &[u32]) {
 }
 
 /// Declares a service: a module with a constant per method, a `Service` trait, a `dispatch` function, and a `Client`.
-/// See the [module](crate::service).
+/// See the [module](mod@crate::service).
 #[macro_export]
 macro_rules! service {
     (
@@ -396,7 +391,7 @@ macro_rules! service {
                 }
             }
 
-            /// The client's side, over any way to call.
+            /// The client's side, over any way to call. Streams are opened with their constant.
             #[derive(Clone, Debug)]
             pub struct Client<C>(pub C);
 
@@ -412,12 +407,6 @@ macro_rules! service {
                     $(#[$msg_meta])*
                     pub fn $message(&mut self, message: &$content, trace: $crate::TraceId) -> bool {
                         self.0.send($MESSAGE, message, trace)
-                    }
-                )*
-                $(
-                    $(#[$stream_meta])*
-                    pub fn $stream(&mut self, head: &$head, trace: $crate::TraceId) -> C::Stream {
-                        self.0.open($STREAM, head, trace)
                     }
                 )*
             }

@@ -151,7 +151,6 @@ impl Pair {
 /// The style in which a call gives its id at once, and its result comes as an event.
 impl Caller for &mut Pair {
     type Pending<R: Message + Default + 'static> = CallId;
-    type Stream = StreamId;
 
     fn call<Q, R>(&mut self, method: CallMethod<Q, R>, request: &Q, options: CallOptions) -> CallId
     where
@@ -163,10 +162,6 @@ impl Caller for &mut Pair {
 
     fn send<M: Message + Default>(&mut self, method: MessageMethod<M>, message: &M, trace: TraceId) -> bool {
         self.ends[0].send(method.number, method.encode(message), trace)
-    }
-
-    fn open<M: Message + Default>(&mut self, method: MessageMethod<M>, head: &M, trace: TraceId) -> StreamId {
-        self.ends[0].open_stream(method.number, method.encode(head), trace)
     }
 }
 
@@ -211,7 +206,8 @@ fn unknown_methods_and_bodies_that_cannot_be_decoded_are_refused_unexecuted() {
 #[test]
 fn a_stream_opens_with_a_typed_head() {
     let mut pair = Pair::new(Lane::Bulk);
-    let stream = calculator::Client(&mut pair).fill(&Number { value: 1000 }, TraceId(0));
+    let head = calculator::FILL.encode(&Number { value: 1000 });
+    let stream = pair.ends[0].open_stream(calculator::FILL.number, head, TraceId(0));
     let now_unknown = pair.ends[0].open_stream(99, Bytes::new(), TraceId(0));
     assert_ne!(stream, now_unknown);
     pair.run();
