@@ -11,7 +11,7 @@ use crate::driver::Driver;
 use crate::error::{CloseReason, LoopError};
 use crate::mailbox::Mailbox;
 use crate::net::{ConnectionId, ListenerId, Net, Stopping, TimerEvent};
-use crate::protocol::{Application, Notice};
+use crate::protocol::Application;
 use crate::sys::os::OsPoller;
 use crate::sys::{Poller, Readiness};
 
@@ -127,6 +127,11 @@ impl<A: Application> EventLoop<A> {
         if let Some(drain) = collected.stop {
             net.stop(drain);
         }
+        for answer in collected.answers {
+            if let Some(done) = self.driver.net.take_waiting(answer.number) {
+                self.driver.guard_app(|app, net| done(app, net, answer.result));
+            }
+        }
         for message in mail.drain(..) {
             self.driver.guard_app(|app, net| app.on_mail(net, message));
         }
@@ -172,14 +177,12 @@ impl<A: Application> EventLoop<A> {
         while let Some((id, event)) = self.driver.net.timers.pop_due(now, mark) {
             match event {
                 TimerEvent::Application(timer) => self.driver.guard_app(|app, net| app.on_timer(net, id, timer)),
-                TimerEvent::ConnectTimeout(id) => self.driver.connect_timed_out(id),
+                TimerEvent::Connect(id) => self.driver.connect_timed_out(id),
                 TimerEvent::Idle(id) => self.driver.idle_due(id),
-                TimerEvent::Deadline(id) => {
-                    if let Some(connection) = self.driver.net.connection_mut(id) {
-                        connection.deadline_timer = None;
-                        self.driver.notify(id, Notice::Deadline);
-                    }
-                }
+                TimerEvent::Quiet(id) => self.driver.quiet_due(id),
+                TimerEvent::Deadline(id) => self.driver.deadline_due(id),
+                TimerEvent::Close(id) => self.driver.close_due(id),
+                TimerEvent::Link(id) => self.driver.link_due(id),
                 TimerEvent::AcceptRetry(id) => self.driver.net.retry_accept(id),
             }
             self.driver.settle()?;

@@ -1,5 +1,8 @@
 //! The server side over real sockets.
 
+// Helpers of tests are no tests to clippy.
+#![allow(clippy::unwrap_used)]
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
@@ -181,6 +184,7 @@ fn a_decode_error_is_answered_then_the_connection_closes() {
     let mut all = Vec::new();
     stream.read_to_end(&mut all).unwrap();
     assert_eq!(all, b"fine\nerror: a zero byte\n");
+    drop(stream);
     assert_eq!(server.stop().closed, ["protocol error: a zero byte"]);
 }
 

@@ -31,6 +31,10 @@ pub enum Address {
 }
 
 impl Address {
+    pub(crate) fn unnamed() -> Address {
+        Address::Unix(PathBuf::new())
+    }
+
     /// The TCP address, if it is one.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
@@ -90,6 +94,9 @@ impl Default for ListenOptions {
     }
 }
 
+/// A look-up of a name, see [`Poller::look_up`].
+pub type LookUp = Box<dyn FnOnce() -> io::Result<Vec<SocketAddr>> + Send>;
+
 /// Wakes a loop out of [`Poller::poll`] from another thread.
 pub trait Wake: Send + Sync {
     /// Makes the current or the next `poll` return.
@@ -112,6 +119,12 @@ pub trait Poller {
 
     /// Takes one connection from the queue. It is not registered yet.
     fn accept(&mut self, listener: SocketKey) -> io::Result<(SocketKey, Address)>;
+
+    /// As `accept`, but the socket goes to another loop.
+    fn accept_descriptor(&mut self, listener: SocketKey) -> io::Result<(OwnedFd, Address)>;
+
+    /// The look-up of a host name, to be called where it may block.
+    fn look_up(&self, host: &str, port: u16) -> LookUp;
 
     /// Begins to connect; `true` when it is established already. The socket is not registered yet.
     fn connect(&mut self, address: &Address) -> io::Result<(SocketKey, bool)>;

@@ -1,7 +1,7 @@
 //! From a request to its reply: who answers it, when the reply may leave, and how MULTI and WATCH work.
 
 use bytes::Bytes;
-use dstore_resp::{CommandFlags, CommandId, CommandSpec, Reply, answer_command, resolve};
+use dstore_resp::{CommandFlags, CommandId, CommandSpec, Reply, answer_command, help, resolve};
 use dstore_storage::{Engine, LogIndex};
 
 use super::connection;
@@ -12,6 +12,11 @@ use crate::{Node, NodeError, Now, Output};
 
 /// Commands queued by one MULTI. Its bytes are bounded as well, by the largest request a client may send.
 const MULTI_COMMANDS_MAX: usize = 100_000;
+
+/// Effects that gather in one entry before it is sealed although the turn goes on; and arguments beyond which a command
+/// gets an entry of its own. So that only what is alone in its entry can grow beyond what the log takes, and a flood of
+/// writes does not become one huge write to disk.
+const SHARED_BYTES_MAX: usize = 1 << 20;
 
 /// A command that was found in the table, with its arguments.
 type Command = (&'static CommandSpec, Vec<Bytes>);
@@ -84,7 +89,7 @@ impl<E: Engine> Node<E> {
     }
 
     /// Gives a reply its place among the session's replies, and sends it if nothing has to happen first.
-    pub(super) fn answer(&mut self, id: SessionId, reply: Reply, awaits: Option<LogIndex>) {
+    pub(crate) fn answer(&mut self, id: SessionId, reply: Reply, awaits: Option<LogIndex>) {
         if matches!(reply, Reply::Error(_)) {
             self.stats.errors += 1;
         }
@@ -138,7 +143,7 @@ impl<E: Engine> Node<E> {
         let Some(multi) = self.sessions.get_mut(id).and_then(|session| session.multi.as_mut()) else {
             return Reply::Null;
         };
-        let bytes: usize = command.1.iter().map(Bytes::len).sum();
+        let bytes = bytes_of(&command.1);
         if multi.commands.len() >= MULTI_COMMANDS_MAX || multi.bytes + bytes > bytes_max {
             multi.aborted = true;
             return Reply::error(format!(
@@ -171,34 +176,33 @@ impl<E: Engine> Node<E> {
         self.execute(now, id, &multi.commands, Some(&watched))
     }
 
-    /// Remembers the versions of `keys` as the session would read them now.
+    /// Remembers the versions of `keys` as they are behind everything that is logged: if one of those entries is lost,
+    /// EXEC finds another version, and does nothing.
     fn watch(&mut self, now: Now, id: SessionId, keys: &[Bytes]) -> Result<(Reply, Option<LogIndex>), NodeError> {
-        let Some(session) = self.sessions.get(id) else { return Ok((Reply::Null, None)) };
+        let Some(session) = self.sessions.get_mut(id) else { return Ok((Reply::Null, None)) };
         if session.multi.is_some() {
             return Ok((Reply::error("ERR WATCH inside MULTI is not allowed"), None));
         }
-        let (db, mut order) = (session.db, self.order(id, false));
-        let versions = loop {
-            if let Some(versions) = keys.iter().map(|key| self.version(now, order, db, key)).collect::<Result<Option<Vec<_>>, _>>()? {
-                break versions;
-            }
-            order = Order::Logged;
-        };
-        if let Some(session) = self.sessions.get_mut(id) {
-            for (key, version) in keys.iter().zip(versions) {
-                if !session.watched.iter().any(|watched| watched.db == db && watched.key == key) {
-                    session.watched.push(Watched { db, key: key.clone(), version });
-                }
+        let db = session.db;
+        for key in keys {
+            let version = self.replica.version(now, db, key, &self.engine)?;
+            if !session.watched.iter().any(|watched| watched.db == db && watched.key == key) {
+                session.watched.push(Watched { db, key: key.clone(), version });
             }
         }
-        Ok((Reply::OK, self.replica.dependency(order)))
+        Ok((Reply::OK, self.replica.dependency(Order::Logged)))
     }
 
-    /// A session that has nothing under way may read what is applied; otherwise its commands are evaluated in the order
-    /// of the log, behind those it is still waiting for.
-    fn order(&self, id: SessionId, writes: bool) -> Order {
-        let waits = self.sessions.get(id).is_some_and(|session| !session.waiting.is_empty());
-        if writes || waits { Order::Logged } else { Order::Applied }
+    /// Whether every watched key still has the version it had.
+    fn unchanged(&mut self, now: Now, watched: &[Watched]) -> Result<bool, NodeError> {
+        for Watched { db, key, version } in watched {
+            if self.replica.version(now, *db, key, &self.engine)? != *version {
+                // It may have changed by expiring, and must not be found unchanged later.
+                self.replica.keep_time(now);
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Runs commands as one: at one stamp, in one entry, over one state. With `watched` they are a transaction, which
@@ -210,16 +214,28 @@ impl<E: Engine> Node<E> {
         commands: &[Command],
         watched: Option<&[Watched]>,
     ) -> Result<(Reply, Option<LogIndex>), NodeError> {
+        let Some(session) = self.sessions.get(id) else { return Ok((Reply::Null, None)) };
+        let (db, waits) = (session.db, !session.waiting.is_empty());
         let writes = commands.iter().any(|(spec, _)| spec.flags.has(CommandFlags::WRITE));
-        let mut order = self.order(id, writes);
-        let db = self.sessions.get(id).map(|session| session.db);
+        let is_alone = watched.is_some() || bytes_of(&commands[0].1) > SHARED_BYTES_MAX;
+        if writes && (is_alone || self.replica.open_bytes() > SHARED_BYTES_MAX) {
+            self.end_turn();
+        }
+        // Who waits for nothing may read what is applied. Everything else comes behind what is logged.
+        let logged = writes || waits || watched.is_some_and(|watched| !watched.is_empty());
+        let mut order = if logged { Order::Logged } else { Order::Applied };
         loop {
             if let Some(reply) = self.try_execute(now, id, order, commands, watched)? {
+                if self.replica.open_bytes() > self.limits.entry_bytes_max {
+                    assert!(is_alone, "{} bytes of effects in a shared entry", self.replica.open_bytes());
+                    self.replica.abandon();
+                    return Ok((Reply::error("ERR the changes are too large for one log entry; nothing was done"), None));
+                }
                 return Ok((reply, self.replica.dependency(order)));
             }
             // A key's deadline has passed by the clock alone. The log gets the time, and the commands run again in it.
             order = Order::Logged;
-            if let (Some(session), Some(db)) = (self.sessions.get_mut(id), db) {
+            if let Some(session) = self.sessions.get_mut(id) {
                 session.db = db;
             }
         }
@@ -234,21 +250,18 @@ impl<E: Engine> Node<E> {
         commands: &[Command],
         watched: Option<&[Watched]>,
     ) -> Result<Option<Reply>, NodeError> {
-        for Watched { db, key, version } in watched.unwrap_or_default() {
-            match self.version(now, order, *db, key)? {
-                None => return Ok(None),
-                Some(current) if current != *version => return Ok(Some(Reply::NullArray)),
-                Some(_) => {}
-            }
-        }
-        if watched.is_none() {
-            return self.run(now, id, order, &commands[0]);
+        let Some(watched) = watched else { return self.run(now, id, order, &commands[0]) };
+        if !self.unchanged(now, watched)? {
+            return Ok(Some(Reply::NullArray));
         }
         let mut replies = Vec::with_capacity(commands.len());
         for command in commands {
             match self.run(now, id, order, command)? {
                 Some(reply) => replies.push(reply),
                 None => return Ok(None),
+            }
+            if self.replica.open_bytes() > self.limits.entry_bytes_max {
+                break;
             }
         }
         self.stats.commands += commands.len() as u64;
@@ -275,12 +288,12 @@ impl<E: Engine> Node<E> {
             CommandId::ClientSetInfo => connection::client_setinfo(session, args),
             CommandId::ClientInfo => connection::client_info(session, now),
             CommandId::ClientList => connection::client_list(&self.sessions, args, now),
-            CommandId::ClientHelp => connection::client_help(),
+            CommandId::ClientHelp => help(CommandId::Client),
             CommandId::ConfigGet => server::config_get(args, &self.facts),
-            CommandId::ConfigHelp => server::config_help(),
+            CommandId::ConfigHelp => help(CommandId::Config),
             CommandId::Info => self.info(now, args)?,
             CommandId::Time => server::time(now),
-            _ => match answer_command(spec, args) {
+            _ => match answer_command(spec.id, args) {
                 Some(reply) => reply,
                 None => {
                     let db = session.db;
@@ -289,4 +302,8 @@ impl<E: Engine> Node<E> {
             },
         }))
     }
+}
+
+fn bytes_of(args: &[Bytes]) -> usize {
+    args.iter().map(Bytes::len).sum()
 }

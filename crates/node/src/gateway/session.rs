@@ -10,9 +10,9 @@ use dstore_storage::LogIndex;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId {
     /// Place in the table of sessions; used again.
-    pub(super) slot: u32,
+    pub(crate) slot: u32,
     /// The id that `CLIENT ID` answers; never used again while the process lives.
-    pub(super) client: u64,
+    pub(crate) client: u64,
 }
 
 impl SessionId {
@@ -38,59 +38,59 @@ pub struct ClientAddress {
 
 /// A client's state between his commands.
 #[derive(Debug)]
-pub(super) struct Session {
-    pub(super) id: SessionId,
-    pub(super) address: ClientAddress,
-    pub(super) connected_us: u64,
-    pub(super) active_us: u64,
-    pub(super) db: u8,
-    pub(super) resp: ProtocolVersion,
-    pub(super) name: Bytes,
-    pub(super) lib_name: Bytes,
-    pub(super) lib_version: Bytes,
-    pub(super) last_command: Option<&'static CommandSpec>,
-    pub(super) multi: Option<Multi>,
-    pub(super) watched: Vec<Watched>,
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) address: ClientAddress,
+    pub(crate) connected_us: u64,
+    pub(crate) active_us: u64,
+    pub(crate) db: u8,
+    pub(crate) resp: ProtocolVersion,
+    pub(crate) name: Bytes,
+    pub(crate) lib_name: Bytes,
+    pub(crate) lib_version: Bytes,
+    pub(crate) last_command: Option<&'static CommandSpec>,
+    pub(crate) multi: Option<Multi>,
+    pub(crate) watched: Vec<Watched>,
     /// Replies that wait for an entry, and those behind them. Their indexes never fall from front to back.
-    pub(super) waiting: VecDeque<Waiting>,
+    pub(crate) waiting: VecDeque<Waiting>,
     /// Set once `waiting` grew so long that no further request is taken; see [`WAITING_MAX`].
-    pub(super) paused: bool,
+    pub(crate) paused: bool,
     /// QUIT was answered: nothing more is taken, and the connection closes behind the last reply.
-    pub(super) closing: bool,
+    pub(crate) closing: bool,
 }
 
 /// Replies of one session that may wait for the disk before its requests are read no further. Deep enough for any
 /// pipeline that clients send, small enough that a flood costs kilobytes.
-pub(super) const WAITING_MAX: usize = 4096;
+pub(crate) const WAITING_MAX: usize = 4096;
 
 /// A transaction being queued.
 #[derive(Debug, Default)]
-pub(super) struct Multi {
-    pub(super) commands: Vec<(&'static CommandSpec, Vec<Bytes>)>,
-    pub(super) bytes: usize,
+pub(crate) struct Multi {
+    pub(crate) commands: Vec<(&'static CommandSpec, Vec<Bytes>)>,
+    pub(crate) bytes: usize,
     /// A command could not be queued: EXEC answers EXECABORT.
-    pub(super) aborted: bool,
+    pub(crate) aborted: bool,
 }
 
 /// A key whose version EXEC compares.
 #[derive(Debug)]
-pub(super) struct Watched {
-    pub(super) db: u8,
-    pub(super) key: Bytes,
-    pub(super) version: u64,
+pub(crate) struct Watched {
+    pub(crate) db: u8,
+    pub(crate) key: Bytes,
+    pub(crate) version: u64,
 }
 
 /// A reply that is known but must not leave yet.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     /// Leaves once this entry is applied.
-    pub(super) index: LogIndex,
-    pub(super) reply: Reply,
-    pub(super) version: ProtocolVersion,
+    pub(crate) index: LogIndex,
+    pub(crate) reply: Reply,
+    pub(crate) version: ProtocolVersion,
 }
 
 impl Session {
-    pub(super) fn new(id: SessionId, address: ClientAddress, now_us: u64) -> Session {
+    pub(crate) fn new(id: SessionId, address: ClientAddress, now_us: u64) -> Session {
         Session {
             id,
             address,
@@ -111,7 +111,7 @@ impl Session {
     }
 
     /// Back to how a connection begins, for RESET. The replies that wait stay: they are owed.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.db = 0;
         self.resp = ProtocolVersion::Resp2;
         self.name = Bytes::new();
@@ -122,13 +122,13 @@ impl Session {
 
 /// The sessions of a node, found by id in constant time.
 #[derive(Debug, Default)]
-pub(super) struct Sessions {
+pub(crate) struct Sessions {
     slots: slab::Slab<Session>,
     last_client: u64,
 }
 
 impl Sessions {
-    pub(super) fn open(&mut self, address: ClientAddress, now_us: u64) -> SessionId {
+    pub(crate) fn open(&mut self, address: ClientAddress, now_us: u64) -> SessionId {
         self.last_client += 1;
         let entry = self.slots.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("connections are bounded far below 2^32");
@@ -137,26 +137,26 @@ impl Sessions {
         id
     }
 
-    pub(super) fn close(&mut self, id: SessionId) {
+    pub(crate) fn close(&mut self, id: SessionId) {
         if self.get(id).is_some() {
             self.slots.remove(id.slot as usize);
         }
     }
 
-    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
+    pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
         self.slots.get(id.slot as usize).filter(|session| session.id == id)
     }
 
-    pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+    pub(crate) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
         self.slots.get_mut(id.slot as usize).filter(|session| session.id == id)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
     /// In the order in which they connected.
-    pub(super) fn by_age(&self) -> Vec<&Session> {
+    pub(crate) fn by_age(&self) -> Vec<&Session> {
         let mut all: Vec<_> = self.slots.iter().map(|(_, session)| session).collect();
         all.sort_by_key(|session| session.id.client);
         all
