@@ -54,7 +54,7 @@ fn redis_cli_talks_to_it() {
         ("echo hi there", "ERR wrong number of arguments for 'echo' command"),
         ("-3 set k v", "OK"),
         ("-3 get k", "v"),
-        ("kv.cas k 0 w", "0"),
+        ("kv.cas k 0 w", ""),
         ("kv.version nothing", "0"),
         ("kv.range c l keysonly", "c\nf\ngreeting\nk"),
         ("flushall", "OK"),
@@ -158,21 +158,20 @@ fn versions_compare_and_swap_and_ranges_work_through_a_stock_client() {
     let mut connection = connect(server.address());
     let version =
         |connection: &mut redis::Connection| -> String { redis::cmd("KV.VERSION").arg("k").query(connection).unwrap() };
-    assert_eq!(version(&mut connection), "0");
-    let mut swap = |version: &str, value: &str| -> i64 {
-        redis::cmd("KV.CAS").arg("k").arg(version).arg(value).query(&mut connection).unwrap()
+    // The new version, or nothing when the version was another.
+    let swap = |connection: &mut redis::Connection, expected: &str, value: &str| -> Option<String> {
+        redis::cmd("KV.CAS").arg("k").arg(expected).arg(value).query(connection).unwrap()
     };
-    assert_eq!(swap("0", "one"), 1);
-    assert_eq!(swap("0", "two"), 0);
-    let first = version(&mut connection);
-    assert_ne!(first, "0");
+    assert_eq!(version(&mut connection), "0");
+    let first = swap(&mut connection, "0", "one").unwrap();
+    assert_eq!(version(&mut connection), first);
+    assert_eq!(swap(&mut connection, "0", "two"), None);
     redis::cmd("SET").arg("k").arg("three").exec(&mut connection).unwrap();
     let second = version(&mut connection);
     assert_ne!(first, second);
-    let mut swap = |version: &str, value: &str| -> i64 {
-        redis::cmd("KV.CAS").arg("k").arg(version).arg(value).query(&mut connection).unwrap()
-    };
-    assert_eq!((swap(&first, "four"), swap(&second, "five")), (0, 1));
+    assert_eq!(swap(&mut connection, &first, "four"), None);
+    assert!(swap(&mut connection, &second, "five").is_some());
+    assert_eq!(redis::cmd("GET").arg("k").query::<String>(&mut connection).unwrap(), "five");
 
     for n in 0..20 {
         redis::cmd("SET").arg(format!("r:{n:02}")).arg(n).exec(&mut connection).unwrap();

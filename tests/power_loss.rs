@@ -26,7 +26,8 @@ impl Node {
         let data = scratch.directory("data");
         // RocksDB's text log goes through stdio, which the library does not see; nobody reads it back.
         let power = PowerLoss::watch(&data, &scratch.path().join("journal")).unwrap().tolerate("LOG");
-        let dstore = Dstore::on(&data).flags(&["--log-segment-bytes", "1MiB", "--log-bytes-max", "4MiB"]);
+        let small = ["--value-bytes-max", "2MiB", "--log-segment-bytes", "12MiB", "--log-bytes-max", "4MiB"];
+        let dstore = Dstore::on(&data).flags(&small);
         Node { scratch, power, dstore }
     }
 
