@@ -43,7 +43,8 @@ pub fn evaluate<'a>(
         return Ok(Outcome { reply: spec.arity_error(), effects: Vec::new(), versions_used: 0, needs_time: false });
     }
     let met_expired = Cell::new(false);
-    let mut evaluation = Evaluation { view, context, effects: Vec::new(), versions_used: 0, keys_added: 0, met_expired };
+    let mut evaluation =
+        Evaluation { view, context, effects: Vec::new(), versions_used: 0, keys_added: 0, met_expired };
     let result = handler(&mut evaluation, Command { spec, args }).and_then(|reply| {
         evaluation.put_count()?;
         Ok(reply)

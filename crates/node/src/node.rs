@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use dstore_kv::{Cursors, Limits};
-use dstore_resp::{Reply, ProtocolVersion};
+use dstore_resp::{ProtocolVersion, Reply};
 use dstore_storage::{Engine, EngineError, LogIndex, Position, RangeId, Term};
 
 use crate::entry::EntryError;

@@ -349,7 +349,10 @@ impl Replica {
             }
             self.applied = applied;
         }
-        assert!(!self.logged.is_empty() || self.open.is_some() || self.overlay.is_empty(), "effects left in the overlay");
+        assert!(
+            !self.logged.is_empty() || self.open.is_some() || self.overlay.is_empty(),
+            "effects left in the overlay"
+        );
         Ok(())
     }
 

@@ -212,10 +212,7 @@ fn a_block_with_an_error_while_queueing_does_nothing() {
     driver.call(client, "MULTI");
     assert_eq!(driver.call(client, "SET a"), "-ERR wrong number of arguments for 'set' command");
     assert_eq!(driver.call(client, "SET a 1"), "+QUEUED");
-    assert_eq!(
-        driver.call(client, "EXEC"),
-        "-EXECABORT Transaction discarded because of previous errors."
-    );
+    assert_eq!(driver.call(client, "EXEC"), "-EXECABORT Transaction discarded because of previous errors.");
     assert_eq!(driver.call(client, "GET a"), "$-1");
     assert_eq!(driver.call(client, "EXEC"), "-ERR EXEC without MULTI");
 }
@@ -322,7 +319,11 @@ fn a_power_loss_keeps_what_was_answered() {
         let mut driver = driver.lose_power(seed);
         let client = driver.connect();
         for n in 0..20 {
-            assert_eq!(driver.call(client, &format!("STRLEN k{n}")), format!(":{}", n.to_string().len()), "seed {seed}");
+            assert_eq!(
+                driver.call(client, &format!("STRLEN k{n}")),
+                format!(":{}", n.to_string().len()),
+                "seed {seed}"
+            );
         }
         assert_eq!(driver.call(client, "EXISTS unanswered"), ":0");
         assert_eq!(driver.call(client, "DBSIZE"), ":20");

@@ -95,8 +95,8 @@ impl Settings {
     ///
     /// The file cannot be read, or is not the TOML described in `docs/configuration.md`; the message names the line.
     pub fn read(path: &Path) -> anyhow::Result<Settings> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the configuration {}", path.display()))?;
         toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             anyhow::anyhow!("{} line {line}: {}", path.display(), error.message().replace('\n', " "))

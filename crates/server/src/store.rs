@@ -48,7 +48,10 @@ pub fn restore(
         bail!("the data ends at entry {applied}, but the log begins behind {}: entries are missing", status.begin);
     }
     if let Some(reset) = begin_at_applied(log, USER_RANGE, applied) {
-        tracing::warn!("the data, at entry {applied}, is ahead of the log, at {}: the log begins anew there", status.last);
+        tracing::warn!(
+            "the data, at entry {applied}, is ahead of the log, at {}: the log begins anew there",
+            status.last
+        );
         submit_and_wait(log, vec![reset])?;
         return Ok(node);
     }
@@ -57,12 +60,7 @@ pub fn restore(
 }
 
 /// Applies the entries `next..=last` of the log.
-fn replay(
-    node: &mut Node<SharedEngine>,
-    log: &dyn Log,
-    mut next: LogIndex,
-    last: LogIndex,
-) -> anyhow::Result<()> {
+fn replay(node: &mut Node<SharedEngine>, log: &dyn Log, mut next: LogIndex, last: LogIndex) -> anyhow::Result<()> {
     let first = next;
     let started = Instant::now();
     let mut reported = started;

@@ -1,7 +1,7 @@
 //! Commands about the connection itself: PING, HELLO, AUTH, SELECT, CLIENT, RESET. None of them reads data.
 
 use bytes::Bytes;
-use dstore_resp::{CommandId, Reply, ProtocolVersion};
+use dstore_resp::{CommandId, ProtocolVersion, Reply};
 
 use super::session::{Session, Sessions};
 use crate::Now;

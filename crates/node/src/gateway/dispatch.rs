@@ -229,7 +229,10 @@ impl<E: Engine> Node<E> {
                 if self.replica.open_bytes() > self.limits.entry_bytes_max {
                     assert!(is_alone, "{} bytes of effects in a shared entry", self.replica.open_bytes());
                     self.replica.abandon();
-                    return Ok((Reply::error("ERR the changes are too large for one log entry; nothing was done"), None));
+                    return Ok((
+                        Reply::error("ERR the changes are too large for one log entry; nothing was done"),
+                        None,
+                    ));
                 }
                 return Ok((reply, self.replica.dependency(order)));
             }

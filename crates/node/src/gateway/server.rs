@@ -80,7 +80,8 @@ const SECTIONS: &[&str] = &["server", "clients", "memory", "persistence", "stats
 /// INFO [section ...]
 pub(crate) fn info(args: &[Bytes], report: &Report<'_>) -> Reply {
     let asked: Vec<String> = args[1..].iter().map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).collect();
-    let everything = asked.is_empty() || asked.iter().any(|name| matches!(name.as_str(), "all" | "default" | "everything"));
+    let everything =
+        asked.is_empty() || asked.iter().any(|name| matches!(name.as_str(), "all" | "default" | "everything"));
     let mut text = String::new();
     for section in SECTIONS.iter().filter(|name| everything || asked.iter().any(|asked| asked == *name)) {
         if !text.is_empty() {

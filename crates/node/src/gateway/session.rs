@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use dstore_resp::{CommandSpec, Reply, ProtocolVersion};
+use dstore_resp::{CommandSpec, ProtocolVersion, Reply};
 use dstore_storage::LogIndex;
 
 /// Names a session; harmless once the session is gone.
