@@ -37,6 +37,7 @@
 //! ```
 
 mod memory;
+mod shared;
 
 pub use memory::MemoryEngine;
 
