@@ -78,9 +78,14 @@ pub struct Outcome {
     pub effects: Vec<WriteOp>,
     /// How many versions the effects used up: the next command of the entry starts that much later.
     pub versions_used: u64,
-    /// Only of a read outside the log: it met a key whose deadline has passed on the wall clock but not yet on the last
+    /// The outcome depends on a time that the log may not have yet.
+    ///
+    /// Of a read outside the log: it met a key whose deadline has passed on the wall clock but not yet on the last
     /// applied stamp, so it can say neither "there" (too late) nor "gone" (an older clock could bring it back). The
     /// reply is void; evaluate again with a fresh stamp, through the log.
+    ///
+    /// Of a command in the log: it found a key expired by the entry's stamp. The entry must be logged even if it changes
+    /// nothing, or an older clock could bring the key back.
     pub needs_time: bool,
 }
 

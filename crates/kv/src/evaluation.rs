@@ -1,6 +1,8 @@
 //! [`evaluate`], and the [`Evaluation`] that every command works on: look-ups that know expiry, and writes that keep
 //! versions, key counts and the expiry index right.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use dstore_resp::{CommandFlags, CommandId, CommandSpec, Reply};
 use dstore_storage::layout::{Head, Stamp, key, local};
@@ -40,19 +42,22 @@ pub fn evaluate<'a>(
     if !spec.arity_allows(args.len()) {
         return Ok(Outcome { reply: spec.arity_error(), effects: Vec::new(), versions_used: 0, needs_time: false });
     }
-    let mut evaluation = Evaluation { view, context, effects: Vec::new(), versions_used: 0, keys_added: 0 };
+    let met_expired = Cell::new(false);
+    let mut evaluation =
+        Evaluation { view, context, effects: Vec::new(), versions_used: 0, keys_added: 0, met_expired };
     let result = handler(&mut evaluation, Command { spec, args }).and_then(|reply| {
         evaluation.put_count()?;
         Ok(reply)
     });
+    let met_expired = evaluation.met_expired.get();
     let (reply, needs_time) = match result {
         Ok(reply) => {
             let Evaluation { effects, versions_used, .. } = evaluation;
             assert!(effects.is_empty() || matches!(mode, Mode::Write { .. }), "a read has no effects");
-            return Ok(Outcome { reply, effects, versions_used, needs_time: false });
+            return Ok(Outcome { reply, effects, versions_used, needs_time: met_expired });
         }
         Err(Stop::View(error)) => return Err(error),
-        Err(Stop::Reply(reply)) => (reply, false),
+        Err(Stop::Reply(reply)) => (reply, met_expired),
         Err(Stop::NeedsTime) => (Reply::Null, true),
     };
     Ok(Outcome { reply, effects: Vec::new(), versions_used: 0, needs_time })
@@ -225,6 +230,8 @@ pub(crate) struct Evaluation<'a> {
     versions_used: u64,
     /// Keys that appear minus keys that go, in the selected database.
     keys_added: i64,
+    /// In [`Mode::Write`]: a key was found expired by the entry's stamp.
+    met_expired: Cell<bool>,
 }
 
 impl Evaluation<'_> {
@@ -240,7 +247,11 @@ impl Evaluation<'_> {
     /// Whether the key with this head is there for clients.
     pub(crate) fn is_live(&self, head: &Head) -> Result<bool, Stop> {
         match self.context.mode {
-            Mode::Write { stamp, .. } => Ok(!head.expired_at(stamp.ms())),
+            Mode::Write { stamp, .. } => {
+                let expired = head.expired_at(stamp.ms());
+                self.met_expired.set(self.met_expired.get() || expired);
+                Ok(!expired)
+            }
             Mode::Read { applied } if head.expired_at(applied.ms()) => Ok(false),
             Mode::Read { .. } if head.expired_at(self.context.now_ms) => Err(Stop::NeedsTime),
             Mode::Read { .. } => Ok(true),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::pool::Pool;
 use crate::sys::ListenOptions;
 
 /// What to do when a callback of a connection panics.
@@ -39,6 +40,9 @@ pub struct LoopConfig {
     pub accept_retry: Duration,
     /// See [`PanicPolicy`].
     pub panic_policy: PanicPolicy,
+    /// Threads for names and for [`Net::run_blocking`](crate::Net::run_blocking). `None`: the loop makes a small pool of its
+    /// own when it first needs one. Give several loops one to share.
+    pub pool: Option<Pool>,
 }
 
 impl Default for LoopConfig {
@@ -51,6 +55,7 @@ impl Default for LoopConfig {
             mail_max: 1 << 20,
             accept_retry: Duration::from_millis(100),
             panic_policy: PanicPolicy::StopLoop,
+            pool: None,
         }
     }
 }
@@ -66,10 +71,18 @@ pub struct ConnectionConfig {
     pub output_low_bytes: usize,
     /// Output at which the connection is given up. Room for what is under way when `output_high_bytes` is passed.
     pub output_bytes_max: usize,
-    /// A connection on which nothing came or went for so long is closed. `None`: never.
+    /// A connection whose peer gave no sign of life for so long is closed: no byte came, and none of the output that waits
+    /// was taken. (What we send into an empty socket buffer proves nothing.) A paused connection is spared: it is we who do
+    /// not listen. `None`: never.
     pub idle_timeout: Option<Duration>,
-    /// An outbound connect, with the look-up of the name and all its addresses, may take so long.
+    /// [`Protocol::on_quiet`](crate::Protocol::on_quiet) is called when nothing was sent for so long: the place for a
+    /// heartbeat. `None`: never.
+    pub heartbeat: Option<Duration>,
+    /// An outbound connect, with the look-up of the name and all its addresses, may take so long. The addresses still to
+    /// try share what is left of it, so that one that swallows packets does not cost the others their turn.
     pub connect_timeout: Duration,
+    /// After a close was asked for, the output may take so long to be sent.
+    pub close_timeout: Duration,
 }
 
 impl Default for ConnectionConfig {
@@ -80,7 +93,9 @@ impl Default for ConnectionConfig {
             output_low_bytes: 256 * 1024,
             output_bytes_max: 256 * 1024 * 1024,
             idle_timeout: None,
+            heartbeat: None,
             connect_timeout: Duration::from_secs(5),
+            close_timeout: Duration::from_secs(30),
         }
     }
 }

@@ -17,6 +17,7 @@ use std::time::Instant;
 
 use crate::config::ConnectionConfig;
 use crate::error::{CloseReason, ConnectError};
+use crate::link::LinkId;
 use crate::output::Output;
 use crate::protocol::Handler;
 use crate::sys::{Address, SocketKey};
@@ -116,7 +117,10 @@ pub(crate) struct Connecting {
     pub(crate) candidates: Vec<Address>,
     /// `connect` said at once that it is done; the driver carries on from there.
     pub(crate) immediate: bool,
-    pub(crate) timeout: TimerId,
+    /// When the whole connect must be done.
+    pub(crate) deadline: Instant,
+    /// Armed for the present step; `None` only while the books are changed.
+    pub(crate) timer: Option<TimerId>,
     /// Why the last candidate failed.
     pub(crate) error: Option<ConnectError>,
 }
@@ -160,9 +164,19 @@ pub(crate) struct Connection<A> {
     pub(crate) dirty: bool,
     /// In the list of connections to serve without a new event.
     pub(crate) scheduled: bool,
-    pub(crate) last_active: Instant,
+    /// All output is sent, and what still comes in is thrown away.
+    pub(crate) lingering: bool,
+    /// Adopted, and the protocol has not heard of it yet.
+    pub(crate) unopened: bool,
+    /// The link it belongs to.
+    pub(crate) link: Option<LinkId>,
+    /// The peer's last sign of life.
+    pub(crate) last_heard: Instant,
+    pub(crate) last_sent: Instant,
     pub(crate) idle_timer: Option<TimerId>,
+    pub(crate) quiet_timer: Option<TimerId>,
     pub(crate) deadline_timer: Option<TimerId>,
+    pub(crate) close_timer: Option<TimerId>,
 }
 
 impl<A> Connection<A> {
@@ -196,10 +210,23 @@ impl<A> Connection<A> {
             output_high: false,
             dirty: false,
             scheduled: false,
-            last_active: now,
+            lingering: false,
+            unopened: false,
+            link: None,
+            last_heard: now,
+            last_sent: now,
             idle_timer: None,
+            quiet_timer: None,
             deadline_timer: None,
+            close_timer: None,
         }
+    }
+
+    /// The timers that are armed for it, for disarming.
+    pub(crate) fn take_timers(&mut self) -> impl Iterator<Item = TimerId> + use<A> {
+        let connect = self.connecting.as_mut().and_then(|connecting| connecting.timer.take());
+        let timers = [&mut self.idle_timer, &mut self.quiet_timer, &mut self.deadline_timer, &mut self.close_timer];
+        timers.map(Option::take).into_iter().flatten().chain(connect)
     }
 
     pub(crate) fn state(&self) -> ConnectionState {

@@ -11,7 +11,7 @@ use crate::sys::Address;
 /// Why a connect did not come to be.
 #[derive(Clone, Debug, Error)]
 pub enum ConnectError {
-    /// Nobody listens there (`ECONNREFUSED`; a Unix path that is no socket).
+    /// Nobody listens there (`ECONNREFUSED`).
     #[error("{0}: connection refused")]
     Refused(Address),
     /// No route to the network (`ENETUNREACH`).
@@ -23,7 +23,7 @@ pub enum ConnectError {
     /// The kernel gave up waiting for an answer (`ETIMEDOUT`).
     #[error("{0}: timed out")]
     TimedOut(Address),
-    /// Our own connect timeout passed.
+    /// Our own connect timeout passed (or the share of it that this address had).
     #[error("{0}: no connection within the connect timeout")]
     Deadline(Address),
     /// The port chosen for our end was the one we connected to, and TCP connected the socket to itself.
@@ -37,6 +37,12 @@ pub enum ConnectError {
         /// What the resolver said.
         error: Arc<io::Error>,
     },
+    /// There was no address to try.
+    #[error("no address to connect to")]
+    NoAddress,
+    /// The loop has as many connections as [`LoopConfig::connections_max`](crate::LoopConfig) allows.
+    #[error("the loop has as many connections as it may")]
+    Limit,
     /// Anything else.
     #[error("{address}: {error}")]
     Io {
@@ -86,9 +92,13 @@ pub enum CloseReason {
     /// More output than [`ConnectionConfig::output_bytes_max`](crate::ConnectionConfig) waits.
     #[error("more than {0} bytes of output wait")]
     OutputTooLarge(usize),
-    /// Nothing came or went for [`ConnectionConfig::idle_timeout`](crate::ConnectionConfig).
+    /// The peer gave no sign of life for [`ConnectionConfig::idle_timeout`](crate::ConnectionConfig).
     #[error("idle")]
     Idle,
+    /// The close did not come to its end within [`ConnectionConfig::close_timeout`](crate::ConnectionConfig): the peer does
+    /// not read.
+    #[error("the peer did not take the last output in time")]
+    CloseTimeout,
     /// Its handler panicked.
     #[error("handler panicked: {0}")]
     Panicked(String),

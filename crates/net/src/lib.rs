@@ -44,26 +44,36 @@
 //! Invariants: callbacks never nest; a connection is closed in one place and its protocol told once; nothing here blocks
 //! but the poller; the clock is read by the poller alone.
 
+mod accept;
+mod backoff;
 mod config;
+mod connect;
 mod connection;
 mod driver;
 mod error;
 mod event_loop;
+mod link;
 mod mailbox;
 mod net;
 mod output;
+mod pool;
 mod protocol;
 pub mod sys;
 mod threads;
 mod timers;
+mod transfer;
 
+pub use backoff::Backoff;
 pub use config::{ConnectionConfig, ListenerConfig, LoopConfig, PanicPolicy};
+pub use connect::Target;
 pub use connection::ConnectionState;
 pub use error::{CloseReason, ConnectError, LoopError, PanicReport};
 pub use event_loop::EventLoop;
+pub use link::LinkId;
 pub use mailbox::{Mailbox, PostError};
 pub use net::{ConnectionId, ListenerId, Net};
 pub use output::Output;
+pub use pool::{Pool, PoolFull};
 pub use protocol::{Application, Context, Decoded, Protocol};
 pub use sys::{Address, ListenOptions};
 pub use threads::LoopThread;

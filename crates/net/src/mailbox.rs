@@ -3,8 +3,11 @@
 //! One wake per batch: the loop notes under the queue's lock that it is about to sleep, and only a message that finds
 //! that note rings the bell. A loop at work collects what came without any system call.
 //!
+//! Answers of the pool for blocking work come the same way, but are not counted: the pool's own bounds hold for them.
+//!
 //! Invariant: if the queue is not empty, the loop is awake and will look before it sleeps, or a wake is under way.
 
+use std::any::Any;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -69,6 +72,13 @@ impl<M> Mailbox<M> {
 /// What the loop finds in its mailbox.
 pub(crate) struct Collected {
     pub(crate) stop: Option<Duration>,
+    pub(crate) answers: Vec<Answer>,
+}
+
+/// What a job in the pool came to: the number of its callback, and its result (an error text if it panicked).
+pub(crate) struct Answer {
+    pub(crate) number: u64,
+    pub(crate) result: Result<Box<dyn Any + Send>, String>,
 }
 
 pub(crate) struct Shared<M> {
@@ -79,6 +89,7 @@ pub(crate) struct Shared<M> {
 
 struct State<M> {
     queue: Vec<M>,
+    answers: Vec<Answer>,
     stop: Option<Duration>,
     /// The loop sleeps, or is about to: the next message must wake it.
     asleep: bool,
@@ -87,7 +98,7 @@ struct State<M> {
 
 impl<M> Shared<M> {
     pub(crate) fn new(waker: Arc<dyn Wake>, mail_max: usize) -> Arc<Self> {
-        let state = State { queue: Vec::new(), stop: None, asleep: false, ended: false };
+        let state = State { queue: Vec::new(), answers: Vec::new(), stop: None, asleep: false, ended: false };
         Arc::new(Shared { state: Mutex::new(state), waker, mail_max })
     }
 
@@ -112,7 +123,7 @@ impl<M> Shared<M> {
     /// The loop is about to wait. `false` if something has come, so it must not.
     pub(crate) fn fall_asleep(&self) -> bool {
         let mut state = self.lock();
-        state.asleep = state.queue.is_empty() && state.stop.is_none();
+        state.asleep = state.queue.is_empty() && state.answers.is_empty() && state.stop.is_none();
         state.asleep
     }
 
@@ -121,7 +132,16 @@ impl<M> Shared<M> {
         let mut state = self.lock();
         state.asleep = false;
         std::mem::swap(&mut state.queue, batch);
-        Collected { stop: state.stop.take() }
+        Collected { stop: state.stop.take(), answers: std::mem::take(&mut state.answers) }
+    }
+
+    /// From a thread of the pool.
+    pub(crate) fn answer(&self, answer: Answer) {
+        let mut state = self.lock();
+        if !state.ended {
+            state.answers.push(answer);
+            self.ring(state);
+        }
     }
 
     /// Refuses everything from here on, and drops what waits.

@@ -3,8 +3,10 @@
 //! Everything here only changes the books and, at most, asks the poller to begin something; no callback runs inside. The
 //! driver ([`crate::driver`]) carries the consequences out.
 
-use std::collections::BTreeSet;
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,13 +14,17 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use slab::Slab;
 
-use crate::config::{ConnectionConfig, ListenerConfig, LoopConfig};
-use crate::connection::{Connecting, Connection, ConnectionState, WriteHalf};
-use crate::error::{CloseReason, ConnectError, LoopError};
-use crate::mailbox::{Mailbox, Shared};
+use crate::accept::Listener;
+use crate::config::{ConnectionConfig, LoopConfig};
+use crate::connection::{Connection, ConnectionState, WriteHalf};
+use crate::driver::panic_message;
+use crate::error::{CloseReason, LoopError};
+use crate::link::{Link, LinkId};
+use crate::mailbox::{Answer, Mailbox, Shared};
 use crate::output::{Output, Spare};
+use crate::pool::{Pool, PoolFull};
 use crate::protocol::{Application, Handler, Protocol};
-use crate::sys::{Address, Poller, SocketKey};
+use crate::sys::{Address, Poller};
 use crate::timers::{TimerId, Timers};
 
 /// Names a connection of one loop, forever: once the connection is gone the id is stale, and whatever is asked for a stale
@@ -50,29 +56,25 @@ impl fmt::Debug for ConnectionId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(pub(crate) u32);
 
-/// Makes the protocol of an accepted connection; `None` turns it away.
-pub(crate) type Accept<A> = Box<dyn FnMut(&mut A, &Address) -> Option<Box<dyn Handler<A>>>>;
-
-pub(crate) struct Listener<A> {
-    pub(crate) socket: SocketKey,
-    pub(crate) address: Address,
-    pub(crate) config: ListenerConfig,
-    pub(crate) connection_config: Rc<ConnectionConfig>,
-    /// Taken out while it runs.
-    pub(crate) accept: Option<Accept<A>>,
-    /// Connections may wait in the kernel's queue although no event will tell (again).
-    pub(crate) pending: bool,
-    pub(crate) retry: Option<TimerId>,
-}
-
 /// What a timer of the loop is for.
 pub(crate) enum TimerEvent<T> {
     Application(T),
-    ConnectTimeout(ConnectionId),
+    Connect(ConnectionId),
     Idle(ConnectionId),
+    Quiet(ConnectionId),
     Deadline(ConnectionId),
+    Close(ConnectionId),
     AcceptRetry(ListenerId),
+    Link(LinkId),
 }
+
+/// What takes the result of a job in the pool.
+pub(crate) type Done<A> = Box<dyn FnOnce(&mut A, &mut Net<A>, Result<Box<dyn Any + Send>, String>)>;
+
+/// Threads and waiting jobs of the pool that a loop makes for itself: name look-ups are few, and a slow resolver must not
+/// hold all of them.
+const POOL_THREADS: usize = 4;
+const POOL_JOBS: usize = 1024;
 
 pub(crate) enum Stopping {
     Asked(Duration),
@@ -102,6 +104,10 @@ pub struct Net<A: Application> {
     pub(crate) scratch: Vec<u8>,
     pub(crate) stopping: Option<Stopping>,
     pub(crate) fatal: Option<LoopError>,
+    pub(crate) links: Slab<Link<A>>,
+    /// Callbacks that wait for the pool's answer, by number.
+    waiting: BTreeMap<u64, Done<A>>,
+    jobs: u64,
     generation: u32,
 }
 
@@ -126,6 +132,9 @@ impl<A: Application> Net<A> {
             scratch,
             stopping: None,
             fatal: None,
+            links: Slab::new(),
+            waiting: BTreeMap::new(),
+            jobs: 0,
             generation: 0,
         }
     }
@@ -145,123 +154,7 @@ impl<A: Application> Net<A> {
         self.connections.len()
     }
 
-    // Listeners.
-
-    /// Listens on `address`; every connection gets the protocol that `accept` makes for it (`None` closes it at once).
-    pub fn listen<P: Protocol<A>>(
-        &mut self,
-        address: &Address,
-        config: ListenerConfig,
-        mut accept: impl FnMut(&mut A, &Address) -> Option<P> + 'static,
-    ) -> std::io::Result<ListenerId> {
-        let entry = self.listeners.vacant_entry();
-        let id = ListenerId(u32::try_from(entry.key()).expect("fewer than 2^32 listeners"));
-        let (socket, bound) = self.poller.listen(address, &config.options, u64::from(id.0))?;
-        let connection_config = Rc::new(config.connection.clone());
-        let accept: Accept<A> =
-            Box::new(move |app, peer| accept(app, peer).map(|p| Box::new(p) as Box<dyn Handler<A>>));
-        let accept = Some(accept);
-        entry.insert(Listener {
-            socket,
-            address: bound,
-            config,
-            connection_config,
-            accept,
-            pending: false,
-            retry: None,
-        });
-        Ok(id)
-    }
-
-    /// Where a listener listens, with the port the kernel chose.
-    pub fn listener_address(&self, id: ListenerId) -> Option<&Address> {
-        self.listeners.get(id.0 as usize).map(|listener| &listener.address)
-    }
-
-    /// Stops listening; established connections stay.
-    pub fn close_listener(&mut self, id: ListenerId) {
-        if let Some(listener) = self.listeners.try_remove(id.0 as usize) {
-            self.pending_listeners.remove(&id);
-            if let Some(timer) = listener.retry {
-                self.timers.remove(timer);
-            }
-            self.poller.close(listener.socket, false);
-        }
-    }
-
     // Connections.
-
-    /// Begins to connect to the first of `addresses` that answers, tried in turn. Never blocks and never fails here: the
-    /// protocol hears [`on_open`](Protocol::on_open), or [`on_close`](Protocol::on_close) with
-    /// [`CloseReason::Connect`], later in this turn or in another. What is written before goes out first, in order.
-    pub fn connect<P: Protocol<A>>(
-        &mut self,
-        addresses: &[Address],
-        config: ConnectionConfig,
-        protocol: P,
-    ) -> ConnectionId {
-        let peer = addresses.first().cloned().unwrap_or_else(|| Address::Unix(Default::default()));
-        let timeout = self.now + config.connect_timeout;
-        let id = self.insert_connection(peer, Box::new(protocol), Rc::new(config));
-        let timeout = self.timers.insert(timeout, TimerEvent::ConnectTimeout(id));
-        let candidates = addresses.iter().rev().cloned().collect();
-        let connection = &mut self.connections[id.index as usize];
-        connection.connecting = Some(Box::new(Connecting { candidates, immediate: false, timeout, error: None }));
-        if self.connections.len() > self.config.connections_max {
-            let error = std::io::Error::other("the loop has as many connections as it may");
-            let address = self.connections[id.index as usize].peer.clone();
-            self.doom(id, CloseReason::Connect(ConnectError::Io { address, error: Arc::new(error) }));
-        } else {
-            self.try_next_candidate(id);
-        }
-        id
-    }
-
-    /// Starts a connect to the next candidate that does not fail at once; dooms the connection when none is left.
-    pub(crate) fn try_next_candidate(&mut self, id: ConnectionId) {
-        loop {
-            let Some(connection) = self.connection_mut(id) else { return };
-            let Some(connecting) = connection.connecting.as_mut() else { return };
-            let Some(address) = connecting.candidates.pop() else {
-                let none = || ConnectError::Resolve {
-                    name: String::new(),
-                    error: Arc::new(std::io::Error::other("no address to connect to")),
-                };
-                let error = connecting.error.take().unwrap_or_else(none);
-                self.doom(id, CloseReason::Connect(error));
-                return;
-            };
-            connection.peer = address.clone();
-            match self.begin_connect(id, &address) {
-                Ok(()) => return,
-                Err(error) => self.note_connect_error(id, ConnectError::from_io(address, error)),
-            }
-        }
-    }
-
-    pub(crate) fn note_connect_error(&mut self, id: ConnectionId, error: ConnectError) {
-        tracing::debug!(?id, %error, "connect failed");
-        if let Some(connecting) = self.connection_mut(id).and_then(|connection| connection.connecting.as_mut()) {
-            connecting.error = Some(error);
-        }
-    }
-
-    fn begin_connect(&mut self, id: ConnectionId, address: &Address) -> std::io::Result<()> {
-        let (socket, immediate) = self.poller.connect(address)?;
-        if let Err(error) = self.poller.register(socket, id.token()) {
-            self.poller.close(socket, true);
-            return Err(error);
-        }
-        let connection = &mut self.connections[id.index as usize];
-        connection.socket = Some(socket);
-        if let Some(connecting) = &mut connection.connecting {
-            connecting.immediate = immediate;
-        }
-        if immediate {
-            self.schedule(id);
-        }
-        Ok(())
-    }
 
     pub(crate) fn insert_connection(
         &mut self,
@@ -269,10 +162,14 @@ impl<A: Application> Net<A> {
         handler: Box<dyn Handler<A>>,
         config: Rc<ConnectionConfig>,
     ) -> ConnectionId {
-        self.generation = self.generation.wrapping_add(1).max(1);
-        let generation = self.generation;
+        let generation = self.next_generation();
         let index = self.connections.insert(Connection::new(generation, peer, handler, config, self.now));
         ConnectionId { index: u32::try_from(index).expect("fewer than 2^32 connections"), generation }
+    }
+
+    pub(crate) fn next_generation(&mut self) -> u32 {
+        self.generation = self.generation.wrapping_add(1).max(1);
+        self.generation
     }
 
     /// Where a connection is in its life; [`ConnectionState::Closed`] for a stale id.
@@ -326,9 +223,12 @@ impl<A: Application> Net<A> {
     }
 
     pub(crate) fn close_with(&mut self, id: ConnectionId, reason: CloseReason) {
-        let Some(connection) = self.connection_mut(id) else { return };
-        if connection.closing.is_none() && connection.doom.is_none() {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(id.index as usize) else { return };
+        if connection.generation == id.generation && connection.closing.is_none() && connection.doom.is_none() {
             connection.closing = Some(reason);
+            let timer = self.timers.insert(now + connection.config.close_timeout, TimerEvent::Close(id));
+            connection.close_timer = Some(timer);
             // The driver's flush sees that it is closing, and dooms it once it is empty.
             self.make_dirty(id);
         }
@@ -358,8 +258,10 @@ impl<A: Application> Net<A> {
     /// Takes a [`Net::pause`] back: buffered input is processed in the next turn (which comes at once), with no need for new
     /// readiness.
     pub fn resume(&mut self, id: ConnectionId) {
+        let now = self.now;
         let Some(connection) = self.connection_mut(id) else { return };
         if std::mem::take(&mut connection.paused) {
+            connection.last_heard = now;
             self.schedule(id);
         }
     }
@@ -412,6 +314,42 @@ impl<A: Application> Net<A> {
         }
     }
 
+    // Work that may block.
+
+    /// Runs `work` on a thread of the pool; `done` gets its result on this loop (an error text if it panicked). The answer
+    /// does not come if the loop ends before.
+    pub fn run_blocking<R: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> R + Send + 'static,
+        done: impl FnOnce(&mut A, &mut Net<A>, Result<R, String>) + 'static,
+    ) -> Result<(), PoolFull> {
+        let pool = self.config.pool.get_or_insert_with(|| Pool::new(POOL_THREADS, POOL_JOBS)).clone();
+        let number = self.jobs;
+        let mail = self.mail.clone();
+        pool.run(move || {
+            let result = catch_unwind(AssertUnwindSafe(work));
+            let result = result.map(|result| Box::new(result) as Box<dyn Any + Send>).map_err(panic_message);
+            mail.answer(Answer { number, result });
+        })?;
+        self.jobs += 1;
+        let done = move |app: &mut A, net: &mut Net<A>, result: Result<Box<dyn Any + Send>, String>| {
+            let result = result.map(|result| *result.downcast::<R>().expect("the job's own result type"));
+            done(app, net, result);
+        };
+        self.waiting.insert(number, Box::new(done));
+        Ok(())
+    }
+
+    /// The callback that waits for an answer.
+    pub(crate) fn take_waiting(&mut self, number: u64) -> Option<Done<A>> {
+        self.waiting.remove(&number)
+    }
+
+    /// Timers that are armed, those of connections included.
+    pub fn timer_count(&self) -> usize {
+        self.timers.len()
+    }
+
     // Stopping.
 
     /// Stops gracefully: listeners close now, every connection gets [`Protocol::on_drain`], and the loop ends when the last
@@ -428,6 +366,19 @@ impl<A: Application> Net<A> {
     }
 
     // For the driver.
+
+    /// Whether something is left to do that no event will tell of.
+    pub(crate) fn has_work(&self) -> bool {
+        let put_off = !self.scheduled.is_empty() || !self.pending_listeners.is_empty();
+        // Left by the last callbacks of a turn, or by whoever used the loop before it ran.
+        let left = !self.dirty.is_empty() || !self.doomed.is_empty();
+        put_off || left || matches!(self.stopping, Some(Stopping::Asked(_)))
+    }
+
+    /// Samples the clock.
+    pub(crate) fn tick(&mut self) {
+        self.now = self.now.max(self.poller.now());
+    }
 
     pub(crate) fn connection(&self, id: ConnectionId) -> Option<&Connection<A>> {
         self.connections.get(id.index as usize).filter(|connection| connection.generation == id.generation)
@@ -466,11 +417,16 @@ impl<A: Application> Net<A> {
         }
     }
 
-    pub(crate) fn arm_idle(&mut self, id: ConnectionId) {
+    /// Arms what watches over an established connection.
+    pub(crate) fn arm_watch(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id.index as usize) else { return };
-        if let Some(timeout) = connection.config.idle_timeout {
-            let timer = self.timers.insert(connection.last_active + timeout, TimerEvent::Idle(id));
+        if let (None, Some(timeout)) = (connection.idle_timer, connection.config.idle_timeout) {
+            let timer = self.timers.insert(connection.last_heard + timeout, TimerEvent::Idle(id));
             connection.idle_timer = Some(timer);
+        }
+        if let (None, Some(interval)) = (connection.quiet_timer, connection.config.heartbeat) {
+            let timer = self.timers.insert(connection.last_sent + interval, TimerEvent::Quiet(id));
+            connection.quiet_timer = Some(timer);
         }
     }
 }

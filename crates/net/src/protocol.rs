@@ -125,6 +125,12 @@ pub trait Protocol<A: Application>: Sized + 'static {
         let _ = (app, cx);
     }
 
+    /// Nothing was sent for [`ConnectionConfig::heartbeat`](crate::ConnectionConfig): send something, if the peer should know
+    /// that we live.
+    fn on_quiet(&mut self, app: &mut A, cx: &mut Context<'_, A>) {
+        let _ = (app, cx);
+    }
+
     /// The loop stops gracefully. By default the connection closes once its output is sent; one that owes replies closes
     /// when it has written them, and is cut at the drain's deadline.
     fn on_drain(&mut self, app: &mut A, cx: &mut Context<'_, A>) {
@@ -228,6 +234,7 @@ pub(crate) enum Notice<'a> {
     OutputHigh,
     OutputLow,
     Deadline,
+    Quiet,
     Drain,
     Close(&'a CloseReason),
 }
@@ -267,6 +274,7 @@ impl<A: Application, P: Protocol<A>> Handler<A> for P {
             Notice::OutputHigh => self.on_output_high(app, cx),
             Notice::OutputLow => self.on_output_low(app, cx),
             Notice::Deadline => self.on_deadline(app, cx),
+            Notice::Quiet => self.on_quiet(app, cx),
             Notice::Drain => self.on_drain(app, cx),
             Notice::Close(reason) => self.on_close(app, cx, reason),
         }

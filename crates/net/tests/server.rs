@@ -184,6 +184,7 @@ fn a_decode_error_is_answered_then_the_connection_closes() {
     let mut all = Vec::new();
     stream.read_to_end(&mut all).unwrap();
     assert_eq!(all, b"fine\nerror: a zero byte\n");
+    drop(stream);
     assert_eq!(server.stop().closed, ["protocol error: a zero byte"]);
 }
 

@@ -22,7 +22,7 @@ mod overlay;
 mod replica;
 mod view;
 
-pub use entry::{Entry, EntryError};
+pub use entry::{ENTRY_KIND, Entry, EntryError};
 pub use gateway::{ClientAddress, Facts, Host, SessionId, Stats, Usage};
 pub use node::{Node, NodeError, NodeLimits, Now, Output, USER_RANGE};
 pub use replica::{Append, Applied};

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use dstore_kv::{CursorTable, Limits};
-use dstore_resp::{Reply, ProtocolVersion};
+use dstore_kv::{Cursors, Limits};
+use dstore_resp::{ProtocolVersion, Reply};
 use dstore_storage::{Engine, EngineError, LogIndex, Position, RangeId, Term};
 
 use crate::entry::EntryError;
@@ -16,6 +16,13 @@ use crate::replica::{Append, Applied, Call, Order, Replica, Tools};
 pub struct Now {
     /// Microseconds since the Unix epoch.
     pub wall_us: u64,
+}
+
+impl Now {
+    /// Milliseconds since the Unix epoch.
+    pub fn wall_ms(self) -> u64 {
+        self.wall_us / 1000
+    }
 }
 
 /// What bounds a node's memory and work.
@@ -32,7 +39,7 @@ pub struct NodeLimits {
 }
 
 /// Why a node must stop. None of these is answered to a client: a node that cannot trust its data says nothing more.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// The engine failed, or gave back something damaged.
     #[error(transparent)]
@@ -108,8 +115,8 @@ const ONLY_TERM: Term = Term(1);
 const SWEEP_INTERVAL_MS: u64 = 100;
 /// The same while there are more than one sweep removes.
 const SWEEP_BACKLOG_INTERVAL_MS: u64 = 10;
-/// Keys that one sweep removes. Bounds how long it holds up the loop.
-const SWEEP_KEYS_MAX: usize = 500;
+/// Records of the expiry index that one sweep looks at. Bounds how long it holds up the loop.
+const SWEEP_RECORDS_MAX: usize = 500;
 /// How soon a write that the engine was too busy for is tried again, in milliseconds.
 const BUSY_RETRY_MS: u64 = 5;
 
@@ -118,7 +125,7 @@ pub struct Node<E> {
     pub(crate) engine: E,
     pub(crate) replica: Replica,
     pub(crate) sessions: Sessions,
-    pub(crate) cursors: CursorTable,
+    pub(crate) cursors: Cursors,
     pub(crate) limits: NodeLimits,
     pub(crate) facts: Facts,
     pub(crate) stats: Stats,
@@ -128,22 +135,31 @@ pub struct Node<E> {
     host: Box<dyn Host>,
     started_us: u64,
     next_sweep_us: u64,
+    /// No record of the expiry index is due before this time.
+    sweep_from_ms: u64,
 }
 
 impl<E: Engine> Node<E> {
-    /// A node over `engine`, at the state that the engine holds. The entries of the log behind that state follow with
+    /// A node over `engine`, at the state that the engine holds. `seed` should be another one at every start. The entries of the log behind that state follow with
     /// [`Node::restore`], before anything else.
     ///
     /// # Errors
     ///
     /// The engine's applied state cannot be read.
-    pub fn new(engine: E, limits: NodeLimits, facts: Facts, host: Box<dyn Host>, now: Now) -> Result<Self, NodeError> {
+    pub fn new(
+        engine: E,
+        limits: NodeLimits,
+        facts: Facts,
+        host: Box<dyn Host>,
+        seed: u64,
+        now: Now,
+    ) -> Result<Self, NodeError> {
         let applied = Applied::decode(engine.get(&Applied::key(USER_RANGE))?.as_deref())?;
         Ok(Node {
             engine,
             replica: Replica::new(USER_RANGE, ONLY_TERM, applied),
             sessions: Sessions::default(),
-            cursors: CursorTable::default(),
+            cursors: Cursors::new(seed),
             limits,
             facts,
             stats: Stats::default(),
@@ -152,6 +168,7 @@ impl<E: Engine> Node<E> {
             host,
             started_us: now.wall_us,
             next_sweep_us: now.wall_us,
+            sweep_from_ms: 0,
         })
     }
 
@@ -215,14 +232,16 @@ impl<E: Engine> Node<E> {
             self.apply()?;
         }
         if now.wall_us >= self.next_sweep_us {
-            let mut removed = 0;
+            let mut interval_ms = SWEEP_INTERVAL_MS;
             // A node that cannot keep up with its clients does not add work of its own.
             if !self.is_congested() && !self.replica.is_behind() {
-                removed = self.replica.sweep(now, SWEEP_KEYS_MAX, &self.engine)?;
-                self.stats.expired_keys += removed;
+                let sweep = self.replica.sweep(now, self.sweep_from_ms, SWEEP_RECORDS_MAX, &self.engine)?;
+                self.sweep_from_ms = sweep.resume_ms;
+                self.stats.expired_keys += sweep.keys_removed;
+                if sweep.more {
+                    interval_ms = SWEEP_BACKLOG_INTERVAL_MS;
+                }
             }
-            let backlog = removed >= SWEEP_KEYS_MAX as u64;
-            let interval_ms = if backlog { SWEEP_BACKLOG_INTERVAL_MS } else { SWEEP_INTERVAL_MS };
             self.next_sweep_us = now.wall_us + interval_ms * 1000;
         }
         Ok(())
@@ -279,20 +298,14 @@ impl<E: Engine> Node<E> {
     /// Evaluates a command over the data. `None`: again in [`Order::Logged`].
     pub(crate) fn evaluate(&mut self, now: Now, order: Order, call: Call<'_>) -> Result<Option<Reply>, NodeError> {
         let tools = Tools { engine: &self.engine, cursors: &mut self.cursors, limits: &self.limits.commands };
-        let outcome = self.replica.evaluate(now, order, call, tools)?;
-        Ok((!outcome.needs_time).then_some(outcome.reply))
-    }
-
-    /// The version of a key. `None`: again in [`Order::Logged`].
-    pub(crate) fn version(&mut self, now: Now, order: Order, db: u8, key: &[u8]) -> Result<Option<u64>, NodeError> {
-        self.replica.version(now, order, db, key, &self.engine)
+        self.replica.evaluate(now, order, call, tools)
     }
 
     pub(crate) fn info(&self, now: Now, args: &[Bytes]) -> Result<Reply, NodeError> {
         let engine = self.engine.stats();
         let mut keys = [0; DATABASES as usize];
         for (db, keys) in (0..).zip(&mut keys) {
-            *keys = dstore_kv::key_count(&self.engine, USER_RANGE, db)?;
+            *keys = self.replica.key_count(db, &self.engine)?;
         }
         let report = Report {
             facts: &self.facts,

@@ -86,8 +86,7 @@ impl Overlay {
             WriteOp::Put { key, value } => (key, Some(value.clone())),
             WriteOp::Delete { key } => (key, None),
             WriteOp::DeleteRange { start, end } => {
-                let inside: Vec<Bytes> =
-                    self.keys.range::<Bytes, _>(start..end).map(|(key, _)| key.clone()).collect();
+                let inside: Vec<Bytes> = self.keys.range::<Bytes, _>(start..end).map(|(key, _)| key.clone()).collect();
                 for key in inside {
                     self.keys.remove(&key);
                 }

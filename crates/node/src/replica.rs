@@ -16,8 +16,8 @@
 use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use dstore_kv::{Context, CursorTable, Limits, Mode, Outcome};
-use dstore_resp::CommandSpec;
+use dstore_kv::{Context, CursorTable, Limits, Mode, Sweep};
+use dstore_resp::{CommandSpec, Reply};
 use dstore_storage::layout::{Stamp, local};
 use dstore_storage::{Engine, EngineError, LogIndex, Position, RangeId, Term, WriteOp};
 
@@ -42,10 +42,6 @@ pub(crate) enum Order {
     /// What is applied and logged, at the stamp of the open entry: for writes, and for what must come behind them.
     Logged,
 }
-
-/// Bytes of operations after which an entry is sealed although the turn goes on, so that one flood of writes does not
-/// make everyone wait for one huge write to disk. A single command or MULTI block is never parted.
-const ENTRY_BYTES_MAX: usize = 4 << 20;
 
 /// Operations that go to the engine in one batch. Bounds how long one turn of the loop spends applying.
 const APPLY_OPS_MAX: usize = 16_384;
@@ -153,7 +149,7 @@ pub struct Append {
 /// What evaluation has at hand beside the replica itself.
 pub(crate) struct Tools<'a, E> {
     pub(crate) engine: &'a E,
-    pub(crate) cursors: &'a mut CursorTable,
+    pub(crate) cursors: &'a mut dyn CursorTable,
     pub(crate) limits: &'a Limits,
 }
 
@@ -191,63 +187,73 @@ impl Replica {
         self.applied.position.index < self.committed
     }
 
-    /// Evaluates a command. In [`Order::Applied`] the outcome may say `needs_time`: then it must be evaluated again in
-    /// [`Order::Logged`]. Otherwise its effects are in the open entry, and its reply may leave once
-    /// [`Replica::dependency`] is applied.
+    /// Evaluates a command. Its effects are then in the open entry, and its reply may leave once
+    /// [`Replica::dependency`] is applied. `None`, in [`Order::Applied`] alone: it depends on a time that the log does
+    /// not have yet; evaluate it again in [`Order::Logged`].
     pub(crate) fn evaluate<E: Engine>(
         &mut self,
         now: Now,
         order: Order,
         call: Call<'_>,
         tools: Tools<'_, E>,
-    ) -> Result<Outcome, NodeError> {
-        let mode = self.mode(now, order);
-        let view = OverlayView { engine: tools.engine, overlay: (order == Order::Logged).then_some(&self.overlay) };
-        let mut context = Context {
-            db: call.db,
-            range: self.range,
-            mode,
-            now_ms: now.wall_us / 1000,
-            limits: tools.limits,
-            cursors: tools.cursors,
+    ) -> Result<Option<Reply>, NodeError> {
+        let (mode, now_ms) = match order {
+            Order::Applied => (Mode::Read { applied: self.applied.stamp }, now.wall_ms()),
+            Order::Logged => {
+                let open = self.open(now);
+                let mode = Mode::Write { stamp: open.stamp, ordinal: open.next_version - open.stamp.as_u64() };
+                // The turn may have gone on since the entry was opened; all of it happens at the entry's time.
+                (mode, now.wall_ms().min(open.stamp.ms()))
+            }
         };
-        let mut outcome = dstore_kv::evaluate(call.spec, call.args, &view, &mut context)?;
+        let view = self.view(order, tools.engine);
+        let context =
+            Context { db: call.db, range: self.range, mode, now_ms, limits: tools.limits, cursors: tools.cursors };
+        let outcome = dstore_kv::evaluate(call.spec, call.args, &view, context)?;
         if order == Order::Logged {
-            self.add(std::mem::take(&mut outcome.effects), outcome.versions_used, outcome.needs_time);
-            outcome.needs_time = false;
+            self.add(outcome.effects, outcome.versions_used, outcome.needs_time);
+            return Ok(Some(outcome.reply));
         }
         assert!(outcome.effects.is_empty(), "{} wrote outside of the log", call.spec.full_name);
-        Ok(outcome)
+        Ok((!outcome.needs_time).then_some(outcome.reply))
     }
 
-    /// The version of a key, or `None` if it must be asked again in [`Order::Logged`].
-    pub(crate) fn version<E: Engine>(
+    /// The version of a key, as commands in the log's order see it.
+    pub(crate) fn version<E: Engine>(&mut self, now: Now, db: u8, key: &[u8], engine: &E) -> Result<u64, NodeError> {
+        let stamp = self.open(now).stamp;
+        Ok(dstore_kv::version_of(&self.view(Order::Logged, engine), db, key, stamp)?)
+    }
+
+    /// Whoever is told now that a key has expired must find it so for ever: the open entry carries its time into the
+    /// log even if it changes nothing.
+    pub(crate) fn keep_time(&mut self, now: Now) {
+        self.open(now).carries_time = true;
+    }
+
+    /// Proposes the removal of what has expired, looking at up to `index_records_max` records of the expiry index from
+    /// `from_ms` on.
+    pub(crate) fn sweep<E: Engine>(
         &mut self,
         now: Now,
-        order: Order,
-        db: u8,
-        key: &[u8],
+        from_ms: u64,
+        index_records_max: usize,
         engine: &E,
-    ) -> Result<Option<u64>, NodeError> {
-        let stamp = match order {
-            Order::Applied => self.applied.stamp,
-            Order::Logged => self.open(now).stamp,
-        };
-        let view = OverlayView { engine, overlay: (order == Order::Logged).then_some(&self.overlay) };
-        let found = dstore_kv::version_of(&view, db, key, stamp, now.wall_us / 1000)?;
-        if order == Order::Logged && found.needs_time {
-            self.open(now).carries_time = true;
-        }
-        Ok((order == Order::Logged || !found.needs_time).then_some(found.version))
+    ) -> Result<Sweep, NodeError> {
+        let stamp = self.open(now).stamp;
+        let view = self.view(Order::Logged, engine);
+        let mut sweep = dstore_kv::sweep(&view, self.range, stamp, from_ms, index_records_max)?;
+        self.add(std::mem::take(&mut sweep.effects), 0, false);
+        Ok(sweep)
     }
 
-    /// Proposes the removal of what has expired, up to `limit` keys. Says how many it removed.
-    pub(crate) fn sweep<E: Engine>(&mut self, now: Now, limit: usize, engine: &E) -> Result<u64, NodeError> {
-        let stamp = Stamp::from_u64(self.open(now).next_version);
-        let view = OverlayView { engine, overlay: Some(&self.overlay) };
-        let swept = dstore_kv::sweep(&view, self.range, stamp, limit)?;
-        self.add(swept.effects, 0, false);
-        Ok(swept.keys)
+    /// Keys of a database, those included that have expired and are not yet swept.
+    pub(crate) fn key_count<E: Engine>(&self, db: u8, engine: &E) -> Result<u64, NodeError> {
+        let stored = engine.get(&local::count_key(self.range, db))?;
+        Ok(stored.and_then(|stored| local::decode_count(&stored)).unwrap_or(0))
+    }
+
+    fn view<'a, E>(&'a self, order: Order, engine: &'a E) -> OverlayView<'a, E> {
+        OverlayView { engine, overlay: (order == Order::Logged).then_some(&self.overlay) }
     }
 
     /// The entry a reply depends on, given what it was evaluated over. `None`: it may leave at once.
@@ -275,9 +281,21 @@ impl Replica {
         Some(Append { range: self.range, position, payload })
     }
 
-    /// Whether the open entry should be sealed before another command adds to it.
-    pub(crate) fn is_full(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.bytes >= ENTRY_BYTES_MAX)
+    /// Bytes of operations in the open entry.
+    pub(crate) fn open_bytes(&self) -> usize {
+        self.open.as_ref().map_or(0, |open| open.bytes)
+    }
+
+    /// Undoes all that was done in the open entry.
+    pub(crate) fn abandon(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        self.inflight_bytes -= open.bytes;
+        self.overlay = Overlay::default();
+        for Logged { position, entry, .. } in &self.logged {
+            for (at, op) in entry.ops.iter().enumerate() {
+                self.overlay.add(op, position.index, at);
+            }
+        }
     }
 
     /// Takes an entry that was found in the log at a start.
@@ -331,14 +349,17 @@ impl Replica {
             }
             self.applied = applied;
         }
-        assert!(!self.logged.is_empty() || self.open.is_some() || self.overlay.is_empty(), "effects left in the overlay");
+        assert!(
+            !self.logged.is_empty() || self.open.is_some() || self.overlay.is_empty(),
+            "effects left in the overlay"
+        );
         Ok(())
     }
 
     fn open(&mut self, now: Now) -> &mut Open {
         let last_stamp = self.last_stamp;
         self.open.get_or_insert_with(|| {
-            let stamp = Stamp::next(last_stamp.as_u64(), now.wall_us / 1000);
+            let stamp = Stamp::next(last_stamp.as_u64(), now.wall_ms());
             Open { stamp, next_version: stamp.as_u64(), ops: Vec::new(), bytes: 0, carries_time: false }
         })
     }

@@ -34,7 +34,8 @@ impl<E: Engine> View for OverlayView<'_, E> {
             Direction::Backward => dstore_storage::Direction::Backward,
         };
         let mut below = self.engine.scan(span.clone(), way).map_err(unreadable)?;
-        let mut above = Above { overlay, direction, start: Bound::Included(span.start), end: Bound::Excluded(span.end) };
+        let mut above =
+            Above { overlay, direction, start: Bound::Included(span.start), end: Bound::Excluded(span.end) };
         let mut upper = above.next();
         loop {
             let lower = below.entry();

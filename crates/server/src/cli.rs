@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -9,7 +10,12 @@ use crate::run;
 
 /// A strongly consistent key-value store that any Redis client can talk to.
 #[derive(Parser)]
-#[command(name = "dstore", version, about, after_help = "Try:\n  dstore start --data-dir data\n  redis-cli set greeting hello")]
+#[command(
+    name = "dstore",
+    version,
+    about,
+    after_help = "Try:\n  dstore start --data-dir data\n  redis-cli set greeting hello"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -51,6 +57,7 @@ pub fn main() -> anyhow::Result<()> {
         .with_max_level(tracing::Level::from(config.log_level))
         .with_writer(std::io::stderr)
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     run::run(&config)
 }

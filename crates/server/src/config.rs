@@ -52,7 +52,7 @@ pub struct Settings {
     #[arg(long, value_name = "SIZE")]
     pub inflight_bytes_max: Option<ByteSize>,
 
-    /// Size of one file of the log. [default: 64MiB]
+    /// Size of one file of the log; an entry may fill half of it. [default: room for one largest value, 136MiB]
     #[arg(long, value_name = "SIZE")]
     pub log_segment_bytes: Option<ByteSize>,
 
@@ -95,8 +95,8 @@ impl Settings {
     ///
     /// The file cannot be read, or is not the TOML described in `docs/configuration.md`; the message names the line.
     pub fn read(path: &Path) -> anyhow::Result<Settings> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read the configuration {}", path.display()))?;
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("cannot read the configuration {}", path.display()))?;
         toml::from_str(&text).map_err(|error| {
             let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
             anyhow::anyhow!("{} line {line}: {}", path.display(), error.message().replace('\n', " "))
@@ -129,13 +129,14 @@ impl Settings {
         let Some(data_dir) = self.data_dir else {
             bail!("no data directory: give --data-dir DIR, or data_dir in the configuration file");
         };
+        let value_bytes_max = bytes_in("value_bytes_max", self.value_bytes_max, 64 * MIB, MIB, 512 * MIB)?;
         let config = Config {
             data_dir,
             listen: self.listen.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 6379))),
             log_level: self.log_level.unwrap_or(LogLevel::Info),
             memory_bytes_max: bytes_in("memory_bytes_max", self.memory_bytes_max, 512 * MIB, 16 * MIB, 1 << 46)?,
             clients_max: self.clients_max.unwrap_or(10_000),
-            value_bytes_max: bytes_in("value_bytes_max", self.value_bytes_max, 64 * MIB, MIB, 512 * MIB)?,
+            value_bytes_max,
             request_bytes_max: bytes_in("request_bytes_max", self.request_bytes_max, 256 * MIB, MIB, 1024 * MIB)?,
             output_bytes_high_water: bytes_in(
                 "output_bytes_high_water",
@@ -145,7 +146,13 @@ impl Settings {
                 1024 * MIB,
             )?,
             inflight_bytes_max: bytes_in("inflight_bytes_max", self.inflight_bytes_max, 64 * MIB, MIB, 1 << 40)?,
-            log_segment_bytes: bytes_in("log_segment_bytes", self.log_segment_bytes, 64 * MIB, MIB, 1024 * MIB)?,
+            log_segment_bytes: bytes_in(
+                "log_segment_bytes",
+                self.log_segment_bytes,
+                segment_bytes_for(value_bytes_max),
+                MIB,
+                2048 * MIB,
+            )?,
             log_bytes_max: bytes_in("log_bytes_max", self.log_bytes_max, 256 * MIB, 4 * MIB, 1 << 46)?,
         };
         if config.clients_max == 0 {
@@ -154,8 +161,22 @@ impl Settings {
         if config.value_bytes_max > config.request_bytes_max {
             bail!("value_bytes_max is larger than request_bytes_max: no request could carry such a value");
         }
+        let segment_bytes_min = segment_bytes_for(value_bytes_max);
+        if (config.log_segment_bytes as u64) < segment_bytes_min {
+            bail!(
+                "log_segment_bytes is {}; with value_bytes_max {} it must be at least {}",
+                ByteSize(config.log_segment_bytes as u64),
+                ByteSize(value_bytes_max as u64),
+                ByteSize(segment_bytes_min)
+            );
+        }
         Ok(config)
     }
+}
+
+/// The smallest segment whose largest entry, half of it, has room for one largest value and what may share its entry.
+fn segment_bytes_for(value_bytes_max: usize) -> u64 {
+    2 * (value_bytes_max as u64 + 4 * MIB)
 }
 
 const MIB: u64 = 1 << 20;
@@ -300,7 +321,9 @@ mod tests {
     fn sizes_out_of_range_and_a_missing_directory_are_refused() {
         assert!(parse("").unwrap_err().to_string().contains("--data-dir"));
         let error = parse("data_dir = \"x\"\nlog_segment_bytes = 5").unwrap_err().to_string();
-        assert_eq!(error, "log_segment_bytes is 5B; it must be between 1MiB and 1GiB");
+        assert_eq!(error, "log_segment_bytes is 5B; it must be between 1MiB and 2GiB");
+        let error = parse("data_dir = \"x\"\nlog_segment_bytes = \"64MiB\"").unwrap_err().to_string();
+        assert_eq!(error, "log_segment_bytes is 64MiB; with value_bytes_max 64MiB it must be at least 136MiB");
         let error = parse("data_dir = \"x\"\nvalue_bytes_max = \"512MiB\"").unwrap_err().to_string();
         assert!(error.contains("no request could carry"), "{error}");
     }

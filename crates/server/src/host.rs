@@ -11,7 +11,10 @@ pub struct Process {
 impl Process {
     /// This process.
     pub fn new() -> Process {
-        Process { ticks_per_second: rustix::param::clock_ticks_per_second(), page_bytes: rustix::param::page_size() as u64 }
+        Process {
+            ticks_per_second: rustix::param::clock_ticks_per_second(),
+            page_bytes: rustix::param::page_size() as u64,
+        }
     }
 
     fn read(&self) -> Option<Usage> {

@@ -17,15 +17,14 @@ use crate::clock::random_u64;
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::front::{Fatal, Front, Mail, Parts};
-use crate::host::Process;
 use crate::store::{self, Flusher, SharedEngine};
 
 /// How long clients may take to receive their last replies once the node was asked to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// Unsent replies at which a client is given up, in multiples of the high-water mark: what is under way when the mark
-/// is passed must still find room, down to one largest value.
-const OUTPUT_SLACK: usize = 4;
+/// Unsent replies at which a client is given up, in largest replies: what is under way when the high-water mark is passed
+/// must still find room, with what the encoding adds.
+const OUTPUT_REPLIES: usize = 2;
 
 /// Runs a node until it is told to stop.
 ///
@@ -39,7 +38,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let log: Arc<dyn Log> = Arc::new(open_log(config, &dir)?);
     let limits = node_limits(config, &*log);
     let facts = facts(config, &dir);
-    let node = store::restore(engine.clone(), &*log, limits, facts, Box::new(Process::new()))?;
+    let node = store::restore(engine.clone(), &*log, limits, facts)?;
 
     let (wake_flusher, flusher_woken) = sync_channel(1);
     let front = Front::new(Parts {
@@ -82,6 +81,14 @@ fn open_engine(config: &Config, dir: &DataDir) -> anyhow::Result<RocksEngine> {
     Ok(RocksEngine::open(&dir.engine_dir(), &options)?)
 }
 
+fn open_log(config: &Config, dir: &DataDir) -> anyhow::Result<SegmentLog> {
+    let mut options = SegmentOptions::new(random_u64());
+    options.segment_bytes = u32::try_from(config.log_segment_bytes).context("log_segment_bytes")?;
+    // Never met: the node takes no more than this itself, and one entry that passes the mark.
+    options.backlog_bytes_max = (config.inflight_bytes_max + config.log_segment_bytes) as u64;
+    Ok(SegmentLog::open(&dir.log_dir(), &options)?)
+}
+
 fn node_limits(config: &Config, log: &dyn Log) -> NodeLimits {
     NodeLimits {
         commands: dstore_kv::Limits { value_bytes_max: config.value_bytes_max, ..dstore_kv::Limits::default() },
@@ -118,7 +125,8 @@ fn facts(config: &Config, dir: &DataDir) -> Facts {
 }
 
 fn listen(event_loop: &mut EventLoop<Front>, config: &Config) -> anyhow::Result<SocketAddr> {
-    let output_bytes_max = config.output_bytes_high_water + OUTPUT_SLACK * config.value_bytes_max;
+    let reply_bytes_max = dstore_kv::Limits::default().reply_bytes_max;
+    let output_bytes_max = config.output_bytes_high_water + OUTPUT_REPLIES * reply_bytes_max;
     let listener = ListenerConfig {
         connection: ConnectionConfig {
             input_bytes_max: config.request_bytes_max,

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use dstore_net::Mailbox;
-use dstore_node::{Applied, Facts, Host, Node, NodeLimits, USER_RANGE};
+use dstore_node::{Applied, Facts, Node, NodeLimits, USER_RANGE};
 use dstore_storage::log::begin_at_applied;
 use dstore_storage::{Engine, Log, LogIndex, LogOp, Position};
 use dstore_storage_rocksdb::RocksEngine;
 
-use crate::clock::wall_clock;
+use crate::clock::{random_u64, wall_clock};
 use crate::front::Mail;
+use crate::host::Process;
 
 /// Payload bytes read from the log at a time when it is replayed.
 const REPLAY_BYTES: usize = 8 << 20;
@@ -34,9 +35,8 @@ pub fn restore(
     log: &dyn Log,
     limits: NodeLimits,
     facts: Facts,
-    host: Box<dyn Host>,
 ) -> anyhow::Result<Node<SharedEngine>> {
-    let mut node = Node::new(engine, limits, facts, host, wall_clock())?;
+    let mut node = Node::new(engine, limits, facts, Box::new(Process::new()), random_u64(), wall_clock())?;
     let applied = node.applied().position;
     let Some(status) = log.status(USER_RANGE) else {
         if applied != Position::default() {
@@ -48,7 +48,10 @@ pub fn restore(
         bail!("the data ends at entry {applied}, but the log begins behind {}: entries are missing", status.begin);
     }
     if let Some(reset) = begin_at_applied(log, USER_RANGE, applied) {
-        tracing::warn!("the data, at entry {applied}, is ahead of the log, at {}: the log begins anew there", status.last);
+        tracing::warn!(
+            "the data, at entry {applied}, is ahead of the log, at {}: the log begins anew there",
+            status.last
+        );
         submit_and_wait(log, vec![reset])?;
         return Ok(node);
     }
@@ -57,12 +60,7 @@ pub fn restore(
 }
 
 /// Applies the entries `next..=last` of the log.
-fn replay(
-    node: &mut Node<SharedEngine>,
-    log: &dyn Log,
-    mut next: LogIndex,
-    last: LogIndex,
-) -> anyhow::Result<()> {
+fn replay(node: &mut Node<SharedEngine>, log: &dyn Log, mut next: LogIndex, last: LogIndex) -> anyhow::Result<()> {
     let first = next;
     let started = Instant::now();
     let mut reported = started;

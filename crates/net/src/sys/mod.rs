@@ -1,7 +1,7 @@
 //! The border to the operating system: everything the framework asks of it, as one trait.
 //!
 //! [`Poller`] owns the sockets; the rest of the crate holds [`SocketKey`]s and never sees a descriptor. [`os`] is the
-//! real one (epoll through `mio`). A simulated one lets the connection machinery be tested without sockets.
+//! real one (epoll through `mio`); [`sim`] lets the connection machinery be tested without sockets.
 //!
 //! The contract, which the rest of the crate relies on:
 //!
@@ -12,6 +12,7 @@
 //! - `Interrupted` never gets out of a [`Poller`]: it retries.
 
 pub mod os;
+pub mod sim;
 
 use std::fmt;
 use std::io::{self, IoSlice};
@@ -31,6 +32,10 @@ pub enum Address {
 }
 
 impl Address {
+    pub(crate) fn unnamed() -> Address {
+        Address::Unix(PathBuf::new())
+    }
+
     /// The TCP address, if it is one.
     pub fn tcp(&self) -> Option<SocketAddr> {
         match self {
@@ -90,6 +95,9 @@ impl Default for ListenOptions {
     }
 }
 
+/// A look-up of a name, see [`Poller::look_up`].
+pub type LookUp = Box<dyn FnOnce() -> io::Result<Vec<SocketAddr>> + Send>;
+
 /// Wakes a loop out of [`Poller::poll`] from another thread.
 pub trait Wake: Send + Sync {
     /// Makes the current or the next `poll` return.
@@ -112,6 +120,12 @@ pub trait Poller {
 
     /// Takes one connection from the queue. It is not registered yet.
     fn accept(&mut self, listener: SocketKey) -> io::Result<(SocketKey, Address)>;
+
+    /// As `accept`, but the socket goes to another loop.
+    fn accept_descriptor(&mut self, listener: SocketKey) -> io::Result<(OwnedFd, Address)>;
+
+    /// The look-up of a host name, to be called where it may block.
+    fn look_up(&self, host: &str, port: u16) -> LookUp;
 
     /// Begins to connect; `true` when it is established already. The socket is not registered yet.
     fn connect(&mut self, address: &Address) -> io::Result<(SocketKey, bool)>;

@@ -4,6 +4,7 @@
 //! Every stream socket is registered once, edge-triggered, for reading and writing; no `epoll_ctl` follows until close.
 
 use std::io::{self, IoSlice, Read, Write};
+use std::net::ToSocketAddrs;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::SocketAddr as UnixAddress;
 use std::path::Path;
@@ -15,7 +16,7 @@ use mio::{Events, Interest, Poll, Token};
 use slab::Slab;
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{Address, ListenOptions, Poller, Readiness, SocketKey, Wake};
+use super::{Address, ListenOptions, LookUp, Poller, Readiness, SocketKey, Wake};
 
 /// The token of the waker; the framework hands out none so large.
 const WAKER: Token = Token(usize::MAX);
@@ -126,18 +127,27 @@ impl Poller for OsPoller {
     }
 
     fn accept(&mut self, listener: SocketKey) -> io::Result<(SocketKey, Address)> {
-        let (descriptor, peer) = match &self.sockets[listener.0] {
+        let (descriptor, peer) = self.accept_descriptor(listener)?;
+        Ok((self.insert_stream(Socket::from(descriptor)), peer))
+    }
+
+    fn accept_descriptor(&mut self, listener: SocketKey) -> io::Result<(OwnedFd, Address)> {
+        match &self.sockets[listener.0] {
             Os::Tcp(listener) => {
                 let (stream, peer) = retry(|| listener.accept())?;
-                (OwnedFd::from(stream), Address::Tcp(peer))
+                Ok((OwnedFd::from(stream), Address::Tcp(peer)))
             }
             Os::Unix(listener) => {
                 let (stream, peer) = retry(|| listener.accept())?;
-                (OwnedFd::from(stream), unix_address(&peer))
+                Ok((OwnedFd::from(stream), unix_address(&peer)))
             }
             Os::Stream(_) => panic!("{listener:?} is a stream, not a listener"),
-        };
-        Ok((self.insert_stream(Socket::from(descriptor)), peer))
+        }
+    }
+
+    fn look_up(&self, host: &str, port: u16) -> LookUp {
+        let host = host.to_owned();
+        Box::new(move || Ok((host.as_str(), port).to_socket_addrs()?.collect()))
     }
 
     fn connect(&mut self, address: &Address) -> io::Result<(SocketKey, bool)> {
@@ -236,7 +246,15 @@ impl Poller for OsPoller {
                     let _ = socket.set_linger(Some(Duration::ZERO));
                 }
             }
-            Os::Tcp(_) | Os::Unix(_) => {}
+            Os::Tcp(_) => {}
+            Os::Unix(listener) => {
+                // The name outlives the socket unless it is taken away, and would be in the way of the next listener.
+                if let Ok(address) = listener.local_addr()
+                    && let Some(path) = address.as_pathname()
+                {
+                    let _ = std::fs::remove_file(path);
+                }
+            }
         }
     }
 }

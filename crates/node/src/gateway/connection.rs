@@ -1,19 +1,19 @@
 //! Commands about the connection itself: PING, HELLO, AUTH, SELECT, CLIENT, RESET. None of them reads data.
 
 use bytes::Bytes;
-use dstore_resp::{CommandId, Reply, ProtocolVersion};
+use dstore_resp::{CommandId, ProtocolVersion, Reply};
 
 use super::session::{Session, Sessions};
 use crate::Now;
 
 /// Databases a client may SELECT.
-pub(super) const DATABASES: u8 = 16;
+pub(crate) const DATABASES: u8 = 16;
 
 /// The Redis version whose behaviour we reproduce, as HELLO and INFO tell it.
-pub(super) const REDIS_VERSION: &str = "7.0.15";
+pub(crate) const REDIS_VERSION: &str = "7.0.15";
 
 /// PING [message]
-pub(super) fn ping(args: &[Bytes]) -> Reply {
+pub(crate) fn ping(args: &[Bytes]) -> Reply {
     match args {
         [_] => Reply::Simple("PONG"),
         [_, message] => Reply::Bulk(message.clone()),
@@ -22,7 +22,7 @@ pub(super) fn ping(args: &[Bytes]) -> Reply {
 }
 
 /// SELECT index
-pub(super) fn select(session: &mut Session, args: &[Bytes]) -> Reply {
+pub(crate) fn select(session: &mut Session, args: &[Bytes]) -> Reply {
     match integer(&args[1]) {
         None => Reply::error("ERR value is not an integer or out of range"),
         Some(index) => match u8::try_from(index) {
@@ -36,7 +36,7 @@ pub(super) fn select(session: &mut Session, args: &[Bytes]) -> Reply {
 }
 
 /// AUTH [username] password: there is one user, `default`, and he has no password yet.
-pub(super) fn auth(args: &[Bytes]) -> Reply {
+pub(crate) fn auth(args: &[Bytes]) -> Reply {
     match args {
         [_, _] => Reply::error(
             "ERR AUTH <password> called without any password configured for the default user. \
@@ -52,7 +52,7 @@ fn check_user(user: &[u8]) -> Option<Reply> {
 }
 
 /// HELLO [version [AUTH user password] [SETNAME name]]
-pub(super) fn hello(session: &mut Session, args: &[Bytes]) -> Reply {
+pub(crate) fn hello(session: &mut Session, args: &[Bytes]) -> Reply {
     let mut wanted = session.resp;
     if let Some(version) = args.get(1) {
         wanted = match integer(version) {
@@ -96,7 +96,7 @@ pub(super) fn hello(session: &mut Session, args: &[Bytes]) -> Reply {
 }
 
 /// CLIENT SETNAME name; an empty name removes it.
-pub(super) fn client_setname(session: &mut Session, args: &[Bytes]) -> Reply {
+pub(crate) fn client_setname(session: &mut Session, args: &[Bytes]) -> Reply {
     if let Some(refusal) = check_name(&args[2], "Client names") {
         return refusal;
     }
@@ -105,7 +105,7 @@ pub(super) fn client_setname(session: &mut Session, args: &[Bytes]) -> Reply {
 }
 
 /// CLIENT SETINFO lib-name|lib-ver value
-pub(super) fn client_setinfo(session: &mut Session, args: &[Bytes]) -> Reply {
+pub(crate) fn client_setinfo(session: &mut Session, args: &[Bytes]) -> Reply {
     let (field, what) = if args[2].eq_ignore_ascii_case(b"lib-name") {
         (&mut session.lib_name, "lib-name")
     } else if args[2].eq_ignore_ascii_case(b"lib-ver") {
@@ -128,17 +128,17 @@ fn check_name(name: &[u8], what: &str) -> Option<Reply> {
 }
 
 /// CLIENT GETNAME
-pub(super) fn client_getname(session: &Session) -> Reply {
+pub(crate) fn client_getname(session: &Session) -> Reply {
     if session.name.is_empty() { Reply::Null } else { Reply::Bulk(session.name.clone()) }
 }
 
 /// CLIENT INFO
-pub(super) fn client_info(session: &Session, now: Now) -> Reply {
+pub(crate) fn client_info(session: &Session, now: Now) -> Reply {
     Reply::Verbatim("txt", Bytes::from(describe(session, now)))
 }
 
 /// CLIENT LIST [TYPE type] [ID id ...]
-pub(super) fn client_list(sessions: &Sessions, args: &[Bytes], now: Now) -> Reply {
+pub(crate) fn client_list(sessions: &Sessions, args: &[Bytes], now: Now) -> Reply {
     let mut ids = None;
     let mut nobody = false;
     match &args[2..] {
@@ -200,36 +200,8 @@ fn describe(session: &Session, now: Now) -> String {
     )
 }
 
-/// CLIENT HELP
-pub(super) fn client_help() -> Reply {
-    help(&[
-        "CLIENT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-        "GETNAME",
-        "    Return the name of the current connection.",
-        "ID",
-        "    Return the ID of the current connection.",
-        "INFO",
-        "    Return information about the current client connection.",
-        "LIST [options ...]",
-        "    Return information about client connections. Options:",
-        "    * TYPE (NORMAL|MASTER|REPLICA|PUBSUB)",
-        "    * ID <client-id> [<client-id> ...]",
-        "SETINFO <LIB-NAME|LIB-VER> <value>",
-        "    Set the client's library name or version.",
-        "SETNAME <name>",
-        "    Assign the name <name> to the current connection.",
-        "HELP",
-        "    Prints this help.",
-    ])
-}
-
-/// A HELP reply: one status a line.
-pub(super) fn help(lines: &[&'static str]) -> Reply {
-    Reply::Array(lines.iter().map(|line| Reply::Simple(line)).collect())
-}
-
 /// A decimal integer as Redis reads one: no sign `+`, no leading zeros, no spaces.
-pub(super) fn integer(text: &[u8]) -> Option<i64> {
+pub(crate) fn integer(text: &[u8]) -> Option<i64> {
     let number: i64 = std::str::from_utf8(text).ok()?.parse().ok()?;
     (number.to_string().as_bytes() == text).then_some(number)
 }

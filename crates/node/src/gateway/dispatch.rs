@@ -1,17 +1,33 @@
 //! From a request to its reply: who answers it, when the reply may leave, and how MULTI and WATCH work.
 
 use bytes::Bytes;
-use dstore_resp::{CommandFlags, CommandId, CommandSpec, Reply, answer_command, resolve};
+use dstore_resp::{CommandFlags, CommandId, CommandSpec, Reply, answer_command, help, resolve};
 use dstore_storage::{Engine, LogIndex};
 
 use super::connection;
 use super::server;
-use super::session::{Multi, SessionId, WAITING_MAX, Waiting, Watched};
+use super::session::{Multi, SessionId, Waiting, Watched};
 use crate::replica::{Call, Order};
 use crate::{Node, NodeError, Now, Output};
 
 /// Commands queued by one MULTI. Its bytes are bounded as well, by the largest request a client may send.
 const MULTI_COMMANDS_MAX: usize = 100_000;
+
+/// Effects that gather in one entry before it is sealed although the turn goes on; and arguments beyond which a command
+/// gets an entry of its own. So that only what is alone in its entry can grow beyond what the log takes, and a flood of
+/// writes does not become one huge write to disk.
+const SHARED_BYTES_MAX: usize = 1 << 20;
+
+/// What came of running commands as one.
+enum Tried {
+    Done(Reply),
+    /// They must run again in [`Order::Logged`].
+    NeedsTime,
+    /// They came to more than one entry, or one reply, may hold; what they did so far must be undone.
+    TooLarge(&'static str),
+}
+
+const TOO_LARGE_ENTRY: Tried = Tried::TooLarge("the changes are too large for one log entry");
 
 /// A command that was found in the table, with its arguments.
 type Command = (&'static CommandSpec, Vec<Bytes>);
@@ -29,7 +45,10 @@ impl<E: Engine> Node<E> {
         let spec = match resolve(&args) {
             Ok(spec) => spec,
             Err(refusal) => {
-                if let Some(multi) = &mut session.multi {
+                if args[0].eq_ignore_ascii_case(b"EXEC") {
+                    // An EXEC that is malformed still ends the transaction; its error says so.
+                    session.end_transaction();
+                } else if let Some(multi) = &mut session.multi {
                     multi.aborted = true;
                 }
                 self.answer(id, refusal, None);
@@ -84,7 +103,7 @@ impl<E: Engine> Node<E> {
     }
 
     /// Gives a reply its place among the session's replies, and sends it if nothing has to happen first.
-    pub(super) fn answer(&mut self, id: SessionId, reply: Reply, awaits: Option<LogIndex>) {
+    pub(crate) fn answer(&mut self, id: SessionId, reply: Reply, awaits: Option<LogIndex>) {
         if matches!(reply, Reply::Error(_)) {
             self.stats.errors += 1;
         }
@@ -95,11 +114,12 @@ impl<E: Engine> Node<E> {
             self.outputs.push_back(Output::Reply { session: id, reply, version });
             return;
         };
-        session.waiting.push_back(Waiting { index, reply, version });
+        let bytes = reply.bytes_len();
+        session.push_waiting(Waiting { index, reply, bytes, version });
         if behind != Some(index) {
             self.waiters.push_back((index, id));
         }
-        if session.waiting.len() >= WAITING_MAX && !session.paused {
+        if session.waits_too_much() && !session.paused {
             session.paused = true;
             self.outputs.push_back(Output::Pause { session: id });
         }
@@ -109,12 +129,10 @@ impl<E: Engine> Node<E> {
     pub(crate) fn release(&mut self, applied: LogIndex) {
         while let Some((_, id)) = self.waiters.pop_front_if(|(index, _)| *index <= applied) {
             let Some(session) = self.sessions.get_mut(id) else { continue };
-            while let Some(Waiting { reply, version, .. }) =
-                session.waiting.pop_front_if(|waiting| waiting.index <= applied)
-            {
+            while let Some(Waiting { reply, version, .. }) = session.pop_waiting(applied) {
                 self.outputs.push_back(Output::Reply { session: id, reply, version });
             }
-            if session.paused && session.waiting.len() < WAITING_MAX / 2 {
+            if session.paused && session.waits_little() {
                 session.paused = false;
                 self.outputs.push_back(Output::Resume { session: id });
             }
@@ -138,7 +156,7 @@ impl<E: Engine> Node<E> {
         let Some(multi) = self.sessions.get_mut(id).and_then(|session| session.multi.as_mut()) else {
             return Reply::Null;
         };
-        let bytes: usize = command.1.iter().map(Bytes::len).sum();
+        let bytes = bytes_of(&command.1);
         if multi.commands.len() >= MULTI_COMMANDS_MAX || multi.bytes + bytes > bytes_max {
             multi.aborted = true;
             return Reply::error(format!(
@@ -154,10 +172,10 @@ impl<E: Engine> Node<E> {
 
     fn discard(&mut self, id: SessionId) -> Reply {
         let Some(session) = self.sessions.get_mut(id) else { return Reply::Null };
-        if session.multi.take().is_none() {
+        if session.multi.is_none() {
             return Reply::error("ERR DISCARD without MULTI");
         }
-        session.watched.clear();
+        session.end_transaction();
         Reply::OK
     }
 
@@ -171,34 +189,33 @@ impl<E: Engine> Node<E> {
         self.execute(now, id, &multi.commands, Some(&watched))
     }
 
-    /// Remembers the versions of `keys` as the session would read them now.
+    /// Remembers the versions of `keys` as they are behind everything that is logged: if one of those entries is lost,
+    /// EXEC finds another version, and does nothing.
     fn watch(&mut self, now: Now, id: SessionId, keys: &[Bytes]) -> Result<(Reply, Option<LogIndex>), NodeError> {
-        let Some(session) = self.sessions.get(id) else { return Ok((Reply::Null, None)) };
+        let Some(session) = self.sessions.get_mut(id) else { return Ok((Reply::Null, None)) };
         if session.multi.is_some() {
             return Ok((Reply::error("ERR WATCH inside MULTI is not allowed"), None));
         }
-        let (db, mut order) = (session.db, self.order(id, false));
-        let versions = loop {
-            if let Some(versions) = keys.iter().map(|key| self.version(now, order, db, key)).collect::<Result<Option<Vec<_>>, _>>()? {
-                break versions;
-            }
-            order = Order::Logged;
-        };
-        if let Some(session) = self.sessions.get_mut(id) {
-            for (key, version) in keys.iter().zip(versions) {
-                if !session.watched.iter().any(|watched| watched.db == db && watched.key == key) {
-                    session.watched.push(Watched { db, key: key.clone(), version });
-                }
+        let db = session.db;
+        for key in keys {
+            let version = self.replica.version(now, db, key, &self.engine)?;
+            if !session.watched.iter().any(|watched| watched.db == db && watched.key == key) {
+                session.watched.push(Watched { db, key: key.clone(), version });
             }
         }
-        Ok((Reply::OK, self.replica.dependency(order)))
+        Ok((Reply::OK, self.replica.dependency(Order::Logged)))
     }
 
-    /// A session that has nothing under way may read what is applied; otherwise its commands are evaluated in the order
-    /// of the log, behind those it is still waiting for.
-    fn order(&self, id: SessionId, writes: bool) -> Order {
-        let waits = self.sessions.get(id).is_some_and(|session| !session.waiting.is_empty());
-        if writes || waits { Order::Logged } else { Order::Applied }
+    /// Whether every watched key still has the version it had.
+    fn unchanged(&mut self, now: Now, watched: &[Watched]) -> Result<bool, NodeError> {
+        for Watched { db, key, version } in watched {
+            if self.replica.version(now, *db, key, &self.engine)? != *version {
+                // It may have changed by expiring, and must not be found unchanged later.
+                self.replica.keep_time(now);
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Runs commands as one: at one stamp, in one entry, over one state. With `watched` they are a transaction, which
@@ -210,22 +227,35 @@ impl<E: Engine> Node<E> {
         commands: &[Command],
         watched: Option<&[Watched]>,
     ) -> Result<(Reply, Option<LogIndex>), NodeError> {
+        let Some(session) = self.sessions.get(id) else { return Ok((Reply::Null, None)) };
+        let (db, waits) = (session.db, !session.waiting.is_empty());
         let writes = commands.iter().any(|(spec, _)| spec.flags.has(CommandFlags::WRITE));
-        let mut order = self.order(id, writes);
-        let db = self.sessions.get(id).map(|session| session.db);
+        let is_alone = watched.is_some() || bytes_of(&commands[0].1) > SHARED_BYTES_MAX;
+        // Who waits for nothing may read what is applied. Everything else comes behind what is logged.
+        let logged = writes || waits || watched.is_some_and(|watched| !watched.is_empty());
+        let mut order = if logged { Order::Logged } else { Order::Applied };
         loop {
-            if let Some(reply) = self.try_execute(now, id, order, commands, watched)? {
-                return Ok((reply, self.replica.dependency(order)));
+            if order == Order::Logged && (is_alone || self.replica.open_bytes() > SHARED_BYTES_MAX) {
+                self.end_turn();
             }
-            // A key's deadline has passed by the clock alone. The log gets the time, and the commands run again in it.
-            order = Order::Logged;
-            if let (Some(session), Some(db)) = (self.sessions.get_mut(id), db) {
+            match self.try_execute(now, id, order, commands, watched)? {
+                Tried::Done(reply) => return Ok((reply, self.replica.dependency(order))),
+                Tried::TooLarge(what) => {
+                    if order == Order::Logged {
+                        assert!(is_alone, "{} bytes of effects in a shared entry", self.replica.open_bytes());
+                        self.replica.abandon();
+                    }
+                    return Ok((Reply::error(format!("ERR {what}; nothing was done")), None));
+                }
+                // A key's deadline has passed by the clock alone. The log gets the time, and the commands run in it.
+                Tried::NeedsTime => order = Order::Logged,
+            }
+            if let Some(session) = self.sessions.get_mut(id) {
                 session.db = db;
             }
         }
     }
 
-    /// `None`: it must be done again in [`Order::Logged`].
     fn try_execute(
         &mut self,
         now: Now,
@@ -233,26 +263,37 @@ impl<E: Engine> Node<E> {
         order: Order,
         commands: &[Command],
         watched: Option<&[Watched]>,
-    ) -> Result<Option<Reply>, NodeError> {
-        for Watched { db, key, version } in watched.unwrap_or_default() {
-            match self.version(now, order, *db, key)? {
-                None => return Ok(None),
-                Some(current) if current != *version => return Ok(Some(Reply::NullArray)),
-                Some(_) => {}
-            }
-        }
-        if watched.is_none() {
-            return self.run(now, id, order, &commands[0]);
+    ) -> Result<Tried, NodeError> {
+        let Some(watched) = watched else {
+            let reply = self.run(now, id, order, &commands[0])?;
+            return Ok(if self.entry_overflows() {
+                TOO_LARGE_ENTRY
+            } else {
+                reply.map_or(Tried::NeedsTime, Tried::Done)
+            });
+        };
+        if !self.unchanged(now, watched)? {
+            return Ok(Tried::Done(Reply::NullArray));
         }
         let mut replies = Vec::with_capacity(commands.len());
+        let mut reply_bytes = 0;
         for command in commands {
-            match self.run(now, id, order, command)? {
-                Some(reply) => replies.push(reply),
-                None => return Ok(None),
+            let Some(reply) = self.run(now, id, order, command)? else { return Ok(Tried::NeedsTime) };
+            reply_bytes += reply.bytes_len();
+            replies.push(reply);
+            if self.entry_overflows() {
+                return Ok(TOO_LARGE_ENTRY);
+            }
+            if reply_bytes > self.limits.commands.reply_bytes_max {
+                return Ok(Tried::TooLarge("the replies of the transaction are too large together"));
             }
         }
         self.stats.commands += commands.len() as u64;
-        Ok(Some(Reply::Array(replies)))
+        Ok(Tried::Done(Reply::Array(replies)))
+    }
+
+    fn entry_overflows(&self) -> bool {
+        self.replica.open_bytes() > self.limits.entry_bytes_max
     }
 
     /// One command, alone or inside EXEC.
@@ -275,12 +316,12 @@ impl<E: Engine> Node<E> {
             CommandId::ClientSetInfo => connection::client_setinfo(session, args),
             CommandId::ClientInfo => connection::client_info(session, now),
             CommandId::ClientList => connection::client_list(&self.sessions, args, now),
-            CommandId::ClientHelp => connection::client_help(),
+            CommandId::ClientHelp => help(CommandId::Client),
             CommandId::ConfigGet => server::config_get(args, &self.facts),
-            CommandId::ConfigHelp => server::config_help(),
+            CommandId::ConfigHelp => help(CommandId::Config),
             CommandId::Info => self.info(now, args)?,
             CommandId::Time => server::time(now),
-            _ => match answer_command(spec, args) {
+            _ => match answer_command(spec.id, args) {
                 Some(reply) => reply,
                 None => {
                     let db = session.db;
@@ -289,4 +330,8 @@ impl<E: Engine> Node<E> {
             },
         }))
     }
+}
+
+fn bytes_of(args: &[Bytes]) -> usize {
+    args.iter().map(Bytes::len).sum()
 }

@@ -3,10 +3,9 @@
 use std::fmt::Write;
 
 use bytes::Bytes;
-use dstore_kv::glob;
-use dstore_resp::Reply;
+use dstore_resp::{Reply, glob_matches_nocase};
 
-use super::connection::{DATABASES, REDIS_VERSION, help};
+use super::connection::{DATABASES, REDIS_VERSION};
 use crate::Now;
 
 /// What only the process around a node can know, asked for when INFO needs it.
@@ -35,8 +34,6 @@ pub struct Facts {
     pub pid: u32,
     /// Port that clients connect to.
     pub port: u16,
-    /// The data directory.
-    pub data_dir: String,
     /// Version of the binary.
     pub version: &'static str,
     /// Settings that CONFIG GET answers, under Redis's names where the meaning is Redis's.
@@ -63,27 +60,28 @@ pub struct Stats {
 }
 
 /// Everything INFO prints, gathered by the node.
-pub(super) struct Report<'a> {
-    pub(super) facts: &'a Facts,
-    pub(super) stats: Stats,
-    pub(super) usage: Usage,
-    pub(super) now: Now,
-    pub(super) started_us: u64,
-    pub(super) clients: usize,
-    pub(super) engine: Vec<(&'static str, String)>,
-    pub(super) applied: u64,
-    pub(super) appended: u64,
-    pub(super) inflight_bytes: usize,
+pub(crate) struct Report<'a> {
+    pub(crate) facts: &'a Facts,
+    pub(crate) stats: Stats,
+    pub(crate) usage: Usage,
+    pub(crate) now: Now,
+    pub(crate) started_us: u64,
+    pub(crate) clients: usize,
+    pub(crate) engine: Vec<(&'static str, String)>,
+    pub(crate) applied: u64,
+    pub(crate) appended: u64,
+    pub(crate) inflight_bytes: usize,
     /// Keys per database.
-    pub(super) keys: [u64; DATABASES as usize],
+    pub(crate) keys: [u64; DATABASES as usize],
 }
 
 const SECTIONS: &[&str] = &["server", "clients", "memory", "persistence", "stats", "replication", "cpu", "keyspace"];
 
 /// INFO [section ...]
-pub(super) fn info(args: &[Bytes], report: &Report<'_>) -> Reply {
+pub(crate) fn info(args: &[Bytes], report: &Report<'_>) -> Reply {
     let asked: Vec<String> = args[1..].iter().map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).collect();
-    let everything = asked.is_empty() || asked.iter().any(|name| matches!(name.as_str(), "all" | "default" | "everything"));
+    let everything =
+        asked.is_empty() || asked.iter().any(|name| matches!(name.as_str(), "all" | "default" | "everything"));
     let mut text = String::new();
     for section in SECTIONS.iter().filter(|name| everything || asked.iter().any(|asked| asked == *name)) {
         if !text.is_empty() {
@@ -173,27 +171,16 @@ fn section_lines(section: &str, report: &Report<'_>) -> Vec<String> {
 }
 
 /// CONFIG GET pattern [pattern ...]
-pub(super) fn config_get(args: &[Bytes], facts: &Facts) -> Reply {
+pub(crate) fn config_get(args: &[Bytes], facts: &Facts) -> Reply {
     let patterns = &args[2..];
-    let asked = |name: &str| patterns.iter().any(|pattern| glob::matches_ignoring_case(pattern, name.as_bytes()));
+    let asked = |name: &str| patterns.iter().any(|pattern| glob_matches_nocase(pattern, name.as_bytes()));
     let found = facts.settings.iter().filter(|(name, _)| asked(name));
     let pairs = found.map(|(name, value)| (Reply::bulk_static(name), Reply::Bulk(Bytes::from(value.clone()))));
     Reply::Map(pairs.collect())
 }
 
-/// CONFIG HELP
-pub(super) fn config_help() -> Reply {
-    help(&[
-        "CONFIG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-        "GET <pattern>",
-        "    Return parameters matching the glob-like <pattern> and their values.",
-        "HELP",
-        "    Prints this help.",
-    ])
-}
-
 /// TIME
-pub(super) fn time(now: Now) -> Reply {
+pub(crate) fn time(now: Now) -> Reply {
     let part = |number: u64| Reply::Bulk(Bytes::from(number.to_string()));
     Reply::Array(vec![part(now.wall_us / 1_000_000), part(now.wall_us % 1_000_000)])
 }

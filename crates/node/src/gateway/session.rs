@@ -3,16 +3,16 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use dstore_resp::{CommandSpec, Reply, ProtocolVersion};
+use dstore_resp::{CommandSpec, ProtocolVersion, Reply};
 use dstore_storage::LogIndex;
 
 /// Names a session; harmless once the session is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId {
     /// Place in the table of sessions; used again.
-    pub(super) slot: u32,
+    pub(crate) slot: u32,
     /// The id that `CLIENT ID` answers; never used again while the process lives.
-    pub(super) client: u64,
+    pub(crate) client: u64,
 }
 
 impl SessionId {
@@ -38,59 +38,66 @@ pub struct ClientAddress {
 
 /// A client's state between his commands.
 #[derive(Debug)]
-pub(super) struct Session {
-    pub(super) id: SessionId,
-    pub(super) address: ClientAddress,
-    pub(super) connected_us: u64,
-    pub(super) active_us: u64,
-    pub(super) db: u8,
-    pub(super) resp: ProtocolVersion,
-    pub(super) name: Bytes,
-    pub(super) lib_name: Bytes,
-    pub(super) lib_version: Bytes,
-    pub(super) last_command: Option<&'static CommandSpec>,
-    pub(super) multi: Option<Multi>,
-    pub(super) watched: Vec<Watched>,
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) address: ClientAddress,
+    pub(crate) connected_us: u64,
+    pub(crate) active_us: u64,
+    pub(crate) db: u8,
+    pub(crate) resp: ProtocolVersion,
+    pub(crate) name: Bytes,
+    pub(crate) lib_name: Bytes,
+    pub(crate) lib_version: Bytes,
+    pub(crate) last_command: Option<&'static CommandSpec>,
+    pub(crate) multi: Option<Multi>,
+    pub(crate) watched: Vec<Watched>,
     /// Replies that wait for an entry, and those behind them. Their indexes never fall from front to back.
-    pub(super) waiting: VecDeque<Waiting>,
-    /// Set once `waiting` grew so long that no further request is taken; see [`WAITING_MAX`].
-    pub(super) paused: bool,
+    pub(crate) waiting: VecDeque<Waiting>,
+    /// Memory that `waiting` takes.
+    pub(crate) waiting_bytes: usize,
+    /// Set once `waiting` grew so much that no further request is taken; see [`Session::waits_too_much`].
+    pub(crate) paused: bool,
     /// QUIT was answered: nothing more is taken, and the connection closes behind the last reply.
-    pub(super) closing: bool,
+    pub(crate) closing: bool,
 }
 
 /// Replies of one session that may wait for the disk before its requests are read no further. Deep enough for any
 /// pipeline that clients send, small enough that a flood costs kilobytes.
-pub(super) const WAITING_MAX: usize = 4096;
+const WAITING_MAX: usize = 4096;
+
+/// Memory that those replies may take before the same happens: reads behind one's own writes may be long.
+const WAITING_BYTES_MAX: usize = 1 << 20;
 
 /// A transaction being queued.
 #[derive(Debug, Default)]
-pub(super) struct Multi {
-    pub(super) commands: Vec<(&'static CommandSpec, Vec<Bytes>)>,
-    pub(super) bytes: usize,
+pub(crate) struct Multi {
+    pub(crate) commands: Vec<(&'static CommandSpec, Vec<Bytes>)>,
+    pub(crate) bytes: usize,
     /// A command could not be queued: EXEC answers EXECABORT.
-    pub(super) aborted: bool,
+    pub(crate) aborted: bool,
 }
 
 /// A key whose version EXEC compares.
 #[derive(Debug)]
-pub(super) struct Watched {
-    pub(super) db: u8,
-    pub(super) key: Bytes,
-    pub(super) version: u64,
+pub(crate) struct Watched {
+    pub(crate) db: u8,
+    pub(crate) key: Bytes,
+    pub(crate) version: u64,
 }
 
 /// A reply that is known but must not leave yet.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(crate) struct Waiting {
     /// Leaves once this entry is applied.
-    pub(super) index: LogIndex,
-    pub(super) reply: Reply,
-    pub(super) version: ProtocolVersion,
+    pub(crate) index: LogIndex,
+    pub(crate) reply: Reply,
+    /// Memory it takes.
+    pub(crate) bytes: usize,
+    pub(crate) version: ProtocolVersion,
 }
 
 impl Session {
-    pub(super) fn new(id: SessionId, address: ClientAddress, now_us: u64) -> Session {
+    pub(crate) fn new(id: SessionId, address: ClientAddress, now_us: u64) -> Session {
         Session {
             id,
             address,
@@ -105,30 +112,58 @@ impl Session {
             multi: None,
             watched: Vec::new(),
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             paused: false,
             closing: false,
         }
     }
 
+    pub(crate) fn push_waiting(&mut self, waiting: Waiting) {
+        self.waiting_bytes += waiting.bytes;
+        self.waiting.push_back(waiting);
+    }
+
+    /// The next reply that waited for an entry up to `applied`.
+    pub(crate) fn pop_waiting(&mut self, applied: LogIndex) -> Option<Waiting> {
+        let waiting = self.waiting.pop_front_if(|waiting| waiting.index <= applied)?;
+        self.waiting_bytes -= waiting.bytes;
+        Some(waiting)
+    }
+
+    /// Whether no further request should be taken.
+    pub(crate) fn waits_too_much(&self) -> bool {
+        self.waiting.len() >= WAITING_MAX || self.waiting_bytes >= WAITING_BYTES_MAX
+    }
+
+    /// Whether so little waits that requests may be taken again.
+    pub(crate) fn waits_little(&self) -> bool {
+        self.waiting.len() < WAITING_MAX / 2 && self.waiting_bytes < WAITING_BYTES_MAX / 2
+    }
+
+    /// Forgets what was queued and watched.
+    pub(crate) fn end_transaction(&mut self) {
+        self.multi = None;
+        self.watched.clear();
+    }
+
     /// Back to how a connection begins, for RESET. The replies that wait stay: they are owed.
-    pub(super) fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.db = 0;
         self.resp = ProtocolVersion::Resp2;
         self.name = Bytes::new();
-        self.multi = None;
-        self.watched.clear();
+        self.end_transaction();
     }
 }
 
 /// The sessions of a node, found by id in constant time.
 #[derive(Debug, Default)]
-pub(super) struct Sessions {
+pub(crate) struct Sessions {
     slots: slab::Slab<Session>,
     last_client: u64,
 }
 
 impl Sessions {
-    pub(super) fn open(&mut self, address: ClientAddress, now_us: u64) -> SessionId {
+    pub(crate) fn open(&mut self, address: ClientAddress, now_us: u64) -> SessionId {
         self.last_client += 1;
         let entry = self.slots.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("connections are bounded far below 2^32");
@@ -137,26 +172,26 @@ impl Sessions {
         id
     }
 
-    pub(super) fn close(&mut self, id: SessionId) {
+    pub(crate) fn close(&mut self, id: SessionId) {
         if self.get(id).is_some() {
             self.slots.remove(id.slot as usize);
         }
     }
 
-    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
+    pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
         self.slots.get(id.slot as usize).filter(|session| session.id == id)
     }
 
-    pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+    pub(crate) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
         self.slots.get_mut(id.slot as usize).filter(|session| session.id == id)
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.slots.len()
     }
 
     /// In the order in which they connected.
-    pub(super) fn by_age(&self) -> Vec<&Session> {
+    pub(crate) fn by_age(&self) -> Vec<&Session> {
         let mut all: Vec<_> = self.slots.iter().map(|(_, session)| session).collect();
         all.sort_by_key(|session| session.id.client);
         all

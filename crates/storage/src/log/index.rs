@@ -161,10 +161,11 @@ impl RangeLogs {
             }
             *shape = Some(after);
         }
-        let created = shapes.iter().filter(|(range, shape)| shape.is_some() && !self.ranges.contains_key(range));
-        let (created, range) = created.fold((0, RangeId(0)), |(count, _), (range, _)| (count + 1, *range));
+        // Those that the batch removes again count too: the log writer meets every state in between.
+        let created = shapes.keys().filter(|range| !self.ranges.contains_key(range));
+        let (created, range) = created.fold((0, RangeId(0)), |(count, _), range| (count + 1, *range));
         if self.ranges.len() + created > ranges_max {
-            return Err(LogError::Refused { range, what: format!("there are {ranges_max} ranges already") });
+            return Err(LogError::Refused { range, what: format!("there are {} ranges already", self.ranges.len()) });
         }
         Ok(())
     }
@@ -239,7 +240,7 @@ impl RangeLogs {
 
     /// Forgets the entries up to and including `to`.
     fn truncate_prefix(&mut self, range: RangeId, to: LogIndex) {
-        let log = self.ranges.entry(range).or_default();
+        let Some(log) = self.ranges.get_mut(&range) else { return };
         while log.begin.index < to {
             let slot = log.slots.pop_front().expect("checked: truncation ends within the log");
             self.entries -= 1;

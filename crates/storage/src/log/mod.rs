@@ -23,10 +23,13 @@
 //! After a crash the data then stands at a position that the log does not reach. [`begin_at_applied`] tells the
 //! operation that mends it: the log begins at the applied position.
 
+pub mod disk;
 mod index;
-mod memory;
+pub mod memory;
+pub mod segment;
 
 pub use memory::MemoryLog;
+pub use segment::{SEGMENT_BYTES_MIN, SegmentLog, SegmentOptions};
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -6,6 +6,8 @@
 //! `DSTORE_SEEDS` to run more of them.
 
 pub mod engine;
+pub mod log;
+pub mod sim_disk;
 
 use crate::mix::Mix;
 
