@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bench-net              everything
-//! bench-net echo         echo: CPU time of the server per message
+//! bench-net echo [NAME]  echo: CPU time of the server per message (one scenario: c50, c1000, c50-pipeline16)
 //! bench-net timers       timers: time per operation with a million live
 //! ```
 //!
@@ -26,14 +26,15 @@ fn main() -> ExitCode {
     match words[..] {
         ["serve", kind] => servers::serve(kind),
         [] => {
-            let mut ratios = echo::run();
+            let mut ratios = echo::run(None);
             ratios.extend(timers::run());
             close(&ratios)
         }
-        ["echo"] => close(&echo::run()),
+        ["echo"] => close(&echo::run(None)),
+        ["echo", name] => close(&echo::run(Some(name))),
         ["timers"] => close(&timers::run()),
         _ => {
-            eprintln!("usage: bench-net [echo | timers]");
+            eprintln!("usage: bench-net [echo [NAME] | timers]");
             ExitCode::FAILURE
         }
     }
@@ -51,6 +52,15 @@ fn close(ratios: &[(String, f64)]) -> ExitCode {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+/// Lets the calling thread run anywhere again.
+fn unpin() {
+    let mut set = rustix::thread::CpuSet::new();
+    (0..rustix::thread::CpuSet::MAX_CPU).for_each(|cpu| set.set(cpu));
+    if let Err(error) = rustix::thread::sched_setaffinity(None, &set) {
+        eprintln!("still pinned: {error}");
+    }
 }
 
 /// Keeps the calling thread on one CPU, where there is more than one.
