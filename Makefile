@@ -1,0 +1,44 @@
+# Two commands do everything: `make run` builds and starts a node, `make test` runs every check and test.
+# System packages that are missing are installed on the way (Debian).
+
+# One target directory keeps RocksDB compiled. Continuous integration starts from a fresh clone, so there it lives in
+# the home directory's cache.
+ifdef CI
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/dstore/target
+else
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+endif
+
+BUILD_PACKAGES := g++ libclang-dev
+TEST_PACKAGES := redis-server redis-tools python3 python3-venv iproute2 nftables
+CARGO_FLAGS := --release --locked
+
+.PHONY: help run build test fmt packages test-packages
+
+help:
+	@echo "make run [ARGS=\"--listen 127.0.0.1:7001 --data-dir X\"]   build and start a node"
+	@echo "make test                                               format, lints, docs, and all tests"
+	@echo "make build                                              build the dstore binary"
+
+packages:
+	@scripts/need $(BUILD_PACKAGES)
+
+test-packages: packages
+	@scripts/need $(TEST_PACKAGES)
+
+build: packages
+	cargo build $(CARGO_FLAGS) -p dstore-server
+
+# ARGS are the flags of `dstore start`; the data directory defaults to ./data.
+ARGS ?=
+run: build
+	@exec $(CARGO_TARGET_DIR)/release/dstore start $(if $(findstring --data-dir,$(ARGS)),,--data-dir data) $(ARGS)
+
+fmt:
+	cargo fmt --all
+
+test: test-packages
+	cargo fmt --all --check
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --workspace --no-deps
+	cargo test $(CARGO_FLAGS) --workspace

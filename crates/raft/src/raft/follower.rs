@@ -1,0 +1,135 @@
+//! Taking the leader's log in.
+//!
+//! # Rules
+//! - Entries are taken only after one that both logs hold (paper, section 5.3), so whatever was taken makes the logs equal
+//!   up to there: `verified`. A commit index of the leader counts only that far. What lies beyond in this log may be what an
+//!   earlier leader left, and the leader of now knows nothing of it.
+//! - Only a conflict truncates. An old append that comes late must not cut off what a later one brought.
+//! - An append is acknowledged when it is durable, and only as far as it reached.
+
+use super::*;
+
+impl<S: LogStorage> Raft<S> {
+    /// A leader speaks: in a later term, or in this one.
+    pub(super) fn follow(&mut self, from: NodeId, term: Term) -> Result<(), StepError> {
+        if term == self.hard.term && (self.role == Role::Leader || self.leader.is_some_and(|l| l != from)) {
+            return Err(StepError::TwoLeaders { from, term });
+        }
+        if term > self.hard.term || self.role != Role::Follower || self.leader != Some(from) {
+            self.become_follower(term, Some(from));
+        }
+        self.heard_at = Some(self.now);
+        self.leader_lost = false;
+        self.postpone_election();
+        Ok(())
+    }
+
+    pub(super) fn step_append(
+        &mut self,
+        from: NodeId,
+        prev: EntryId,
+        entries: Vec<Entry>,
+        commit: LogIndex,
+    ) -> Result<(), StepError> {
+        if prev.index < self.log.commit() {
+            // What is committed is equal everywhere; the leader may go on from there.
+            self.acknowledge(from, self.log.commit());
+            return Ok(());
+        }
+        if !self.log.holds(prev) && !(planted!(self, SkipPrevCheck) && prev.index <= self.log.last_index()) {
+            let hint = self.log.last_not_after(prev.term, prev.index);
+            self.send_bound_to_term(from, Body::AppendRejected { rejected: prev.index, hint });
+            return Ok(());
+        }
+        let last = prev.index + entries.len() as u64;
+        let new = entries.iter().position(|e| !self.log.holds(e.id()));
+        if let Some(new) = new {
+            let first = entries[new].index;
+            if first <= self.log.commit() {
+                return Err(StepError::ContradictsCommitted { from, index: first });
+            }
+            if first <= self.log.last_index() {
+                self.truncate_from(first);
+            }
+            for e in entries.into_iter().skip(new) {
+                self.push(e);
+            }
+        } else if planted!(self, TruncateAlways) && last < self.log.last_index() && last >= self.log.commit() {
+            self.truncate_from(last.next());
+        }
+        self.verified = self.verified.max(last);
+        self.commit_verified(commit);
+        self.acknowledge(from, if planted!(self, AckWholeLog) { self.log.last_index() } else { last });
+        Ok(())
+    }
+
+    fn truncate_from(&mut self, index: LogIndex) {
+        #[cfg(test)]
+        let claims = planted!(self, LateWriteCounts).then(|| self.log.claims());
+        self.log.truncate_from(index);
+        #[cfg(test)]
+        if let Some(claims) = claims {
+            self.log.restore_claims(claims);
+        }
+        if !planted!(self, KeepOverwrittenConfiguration) {
+            self.configurations.truncate_from(index);
+        }
+    }
+
+    /// Adds an entry that was checked at the door.
+    pub(super) fn push(&mut self, entry: Entry) {
+        let (index, kind, data) = (entry.index, entry.kind, entry.data.clone());
+        self.log.push(entry);
+        if kind == EntryKind::Config {
+            self.adopt_configuration(index, &data).expect("configurations are decoded before they are taken");
+        }
+    }
+
+    /// Follows the leader's commit index, as far as this log is known to be the leader's.
+    pub(super) fn commit_verified(&mut self, commit: LogIndex) {
+        let limit = if planted!(self, CommitUnverified) { self.log.last_index() } else { self.verified };
+        self.log.commit_to(commit.min(limit));
+    }
+
+    /// Tells the leader how far this log is its own, once that is durable. One word for all the appends of one write.
+    fn acknowledge(&mut self, to: NodeId, matched: LogIndex) {
+        if planted!(self, AckBeforePersist) {
+            return self.send(to, Body::AppendAccepted { matched });
+        }
+        let term = self.hard.term;
+        if let Some(Message { to: t, term: m, body: Body::AppendAccepted { matched: said }, .. }) =
+            self.out.after.last_mut()
+            && *t == to
+            && *m == term
+        {
+            *said = matched.max(*said);
+            return;
+        }
+        self.send_after_persist(to, Body::AppendAccepted { matched });
+    }
+
+    pub(super) fn step_heartbeat(&mut self, from: NodeId, round: u64, commit: LogIndex) {
+        self.heard_round = self.heard_round.max(Handover { term: self.hard.term, round });
+        self.commit_verified(commit);
+        self.send_bound_to_term(from, Body::HeartbeatReply { round });
+        self.reads.ask_again();
+    }
+
+    /// A snapshot has arrived, whole. Taken only if it is ahead of what is committed here.
+    pub(super) fn step_snapshot(&mut self, from: NodeId, meta: SnapshotMeta) {
+        if meta.last.index <= self.log.commit() {
+            return self.acknowledge(from, self.log.commit());
+        }
+        if self.log.holds(meta.last) {
+            // The log has it all, and what a snapshot holds is committed.
+            self.verified = self.verified.max(meta.last.index);
+            self.log.commit_to(meta.last.index);
+            return self.acknowledge(from, meta.last.index);
+        }
+        self.log.restart_at(meta.last);
+        self.configurations = History::new(meta.last.index, meta.configuration.clone());
+        self.verified = meta.last.index;
+        self.acknowledge(from, meta.last.index);
+        self.installing = Some(meta);
+    }
+}
