@@ -22,6 +22,7 @@
 //! to be trusted not to rewrite traffic. Deadlines travel as the time that is left, so the time on the wire is not
 //! counted at the server; the caller's own clock always is.
 
+pub mod blocking;
 pub mod channel;
 pub mod config;
 pub mod connection;

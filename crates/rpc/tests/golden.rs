@@ -4,11 +4,12 @@
 //! Every script runs twice: with the bytes delivered in the pieces they were sent in, and one by one; both must
 //! print the same. `RPC_GOLDEN=write cargo test` rewrites the scripts with what was printed.
 
-mod common;
+#[path = "common/world.rs"]
+mod world;
 
 use std::path::Path;
 
-use common::world::{Delivery, World};
+use world::{Delivery, World};
 
 /// Runs a script and returns it with the outcome of every command.
 fn play(script: &str, delivery: Delivery) -> String {
