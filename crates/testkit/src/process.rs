@@ -122,14 +122,23 @@ impl Server {
         self.child.wait().expect("the child is ours to wait for");
     }
 
+    /// Asks it to stop, as a service manager does, and does not wait.
+    ///
+    /// # Panics
+    ///
+    /// When it has ended already.
+    pub fn terminate(&self) {
+        let status = Command::new("kill").arg(self.pid().to_string()).status().expect("kill is installed");
+        assert!(status.success(), "kill: {status}");
+    }
+
     /// Asks it to stop, as a service manager does, and waits until it has.
     ///
     /// # Panics
     ///
     /// When it does not end within [`PATIENCE`].
     pub fn stop(self) -> ExitStatus {
-        let status = Command::new("kill").arg(self.pid().to_string()).status().expect("kill is installed");
-        assert!(status.success(), "kill: {status}");
+        self.terminate();
         self.wait()
     }
 
