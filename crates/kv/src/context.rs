@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use dstore_resp::Reply;
-use dstore_storage::WriteOp;
-use dstore_storage::layout::{RangeId, Stamp};
+use dstore_storage::layout::Stamp;
+use dstore_storage::{RangeId, WriteOp};
 
 use crate::cursors::CursorTable;
 

@@ -5,8 +5,8 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use dstore_resp::{CommandFlags, CommandId, CommandSpec, Reply};
-use dstore_storage::WriteOp;
 use dstore_storage::layout::{Head, Stamp, key, local};
+use dstore_storage::{RangeId, WriteOp};
 
 use crate::context::{Context, Mode, Outcome, errors};
 use crate::view::{CorruptReason, View, ViewError};
@@ -76,6 +76,14 @@ pub fn version_of(view: &dyn View, db: u8, user_key: &[u8], at: Stamp) -> Result
     let data_key = key::encode_buf(db, user_key);
     let record = Record::get(view, &data_key)?;
     Ok(record.filter(|record| !record.head.expired_at(at.ms())).map_or(0, |record| record.head.version))
+}
+
+/// How many keys a database has in a range, those that have expired and are not yet swept included. For INFO.
+///
+/// # Errors
+/// If the view fails.
+pub fn key_count(view: &dyn View, range: RangeId, db: u8) -> Result<u64, ViewError> {
+    read_count(view, &local::count_key(range, db))
 }
 
 /// The code of one command.
@@ -317,7 +325,7 @@ impl Evaluation<'_> {
 
     /// How many head records the selected database has.
     pub(crate) fn count(&self) -> Result<u64, ViewError> {
-        read_count(self.view, &local::count_key(self.context.range, self.context.db))
+        key_count(self.view, self.context.range, self.context.db)
     }
 
     /// Puts the selected database's new key count, if the command changed it.

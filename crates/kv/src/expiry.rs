@@ -98,13 +98,14 @@ impl Condition {
     }
 }
 
-/// Quotes the option as C would print it: up to a NUL, on one line.
+/// Quotes the option as Redis prints it: up to a NUL, without line ends behind, on one line.
 fn unsupported_option(option: &[u8]) -> Reply {
+    let mut option = option.split(|byte| *byte == 0).next().unwrap_or(option);
+    while let [rest @ .., b'\r' | b'\n'] = option {
+        option = rest;
+    }
     let mut text = b"ERR Unsupported option ".to_vec();
-    text.extend(option.iter().take_while(|byte| **byte != 0).map(|byte| match byte {
-        b'\r' | b'\n' => b' ',
-        other => *other,
-    }));
+    text.extend(option.iter().map(|byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { *byte }));
     Reply::Error(Bytes::from(text))
 }
 

@@ -3,14 +3,15 @@
 use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
-use dstore_resp::Reply;
+use dstore_resp::{Reply, glob_matches};
+use dstore_storage::Direction;
 use dstore_storage::layout::{Head, Kind, key};
 
 use crate::context::errors;
 use crate::evaluation::{Command, Evaluation, ReplyRoom, Stop};
 use crate::glob;
 use crate::number::parse_i64;
-use crate::view::{Direction, ViewError};
+use crate::view::ViewError;
 
 /// One key that a walk comes by.
 struct Entry<'a> {
@@ -61,7 +62,7 @@ fn check_pattern(evaluation: &Evaluation<'_>, pattern: &[u8]) -> Result<(), Stop
 
 /// Redis takes a lone star for all keys, the empty one too, which as a pattern it would not match.
 fn pattern_matches(pattern: &[u8], user_key: &[u8]) -> bool {
-    pattern == b"*" || glob::matches(pattern, user_key)
+    pattern == b"*" || glob_matches(pattern, user_key)
 }
 
 /// `KEYS pattern`, in key order.
@@ -156,8 +157,9 @@ pub(crate) fn scan(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Res
 }
 
 /// Reads a cursor as C's `strtoul` does, which Redis uses: a sign is allowed, a negative number wraps around, nothing
-/// at all is 0. No space.
+/// at all is 0, and a NUL ends the text. No space.
 fn parse_cursor(text: &[u8]) -> Option<u64> {
+    let text = text.split(|byte| *byte == 0).next().unwrap_or(text);
     if text.is_empty() {
         return Some(0);
     }
@@ -247,6 +249,7 @@ mod tests {
         assert_eq!(parse_cursor(b""), Some(0));
         assert_eq!(parse_cursor(b"007"), Some(7));
         assert_eq!(parse_cursor(b"+7"), Some(7));
+        assert_eq!(parse_cursor(b"7\0x"), Some(7));
         assert_eq!(parse_cursor(b"-1"), Some(u64::MAX));
         assert_eq!(parse_cursor(b"18446744073709551615"), Some(u64::MAX));
         for bad in ["18446744073709551616", "-", "+", "x", "1x", " 1", "1 ", "--1"] {

@@ -7,11 +7,11 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 use bytes::Bytes;
-use dstore_storage::WriteOp;
-use dstore_storage::layout::{RangeId, Stamp, key, local};
+use dstore_storage::layout::{Stamp, key, local};
+use dstore_storage::{Direction, RangeId, WriteOp};
 
 use crate::evaluation::{Record, changed_count};
-use crate::view::{CorruptReason, Direction, View, ViewError};
+use crate::view::{CorruptReason, View, ViewError};
 
 /// What a sweep came to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 //! event (a budget used up, a pause taken back); fire due timers; `end_of_turn`; send what was written; bury the dead.
 //! What happens to one connection is in [`crate::driver`].
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::config::LoopConfig;
@@ -60,6 +61,11 @@ impl<A: Application> EventLoop<A> {
         self.driver.net.mailbox()
     }
 
+    /// Whether the next turn has something to do even if no event, mail or timer comes. For those who turn the loop by hand.
+    pub fn has_work(&self) -> bool {
+        self.driver.net.has_work()
+    }
+
     /// Runs until [`Net::stop`] (or [`Mailbox::stop`]) has been carried out, and hands the application back.
     pub fn run(mut self) -> Result<A, LoopError> {
         while self.turn(None)? {}
@@ -87,8 +93,11 @@ impl<A: Application> EventLoop<A> {
         }
         self.wait(wait)?;
         self.deliver_mail();
+        // What is put off from here on is for the next turn, or one busy connection would get two helpings of this one.
+        std::mem::swap(&mut self.serving, &mut self.driver.net.scheduled);
+        let listeners = std::mem::take(&mut self.driver.net.pending_listeners);
         self.serve_events()?;
-        self.serve_scheduled()?;
+        self.serve_put_off(listeners)?;
         self.fire_timers()?;
         self.driver.guard_app(|app, net| app.end_of_turn(net));
         self.driver.flush_dirty();
@@ -104,10 +113,7 @@ impl<A: Application> EventLoop<A> {
             _ => None,
         };
         let until = net.timers.next_deadline().into_iter().chain(until_stop).min();
-        let busy = !net.scheduled.is_empty()
-            || !net.pending_listeners.is_empty()
-            || matches!(net.stopping, Some(Stopping::Asked(_)))
-            || !net.mail.fall_asleep();
+        let busy = net.has_work() || !net.mail.fall_asleep();
         let timeout = if busy {
             Some(Duration::ZERO)
         } else {
@@ -149,17 +155,16 @@ impl<A: Application> EventLoop<A> {
             }
             self.driver.settle()?;
         }
-        let pending = std::mem::take(&mut self.driver.net.pending_listeners);
-        for id in pending {
-            self.driver.accept(id);
-            self.driver.settle()?;
-        }
         Ok(())
     }
 
-    fn serve_scheduled(&mut self) -> Result<(), LoopError> {
+    /// Those that have work although no event tells so.
+    fn serve_put_off(&mut self, listeners: BTreeSet<ListenerId>) -> Result<(), LoopError> {
+        for id in listeners {
+            self.driver.accept(id);
+            self.driver.settle()?;
+        }
         let mut serving = std::mem::take(&mut self.serving);
-        std::mem::swap(&mut serving, &mut self.driver.net.scheduled);
         for id in serving.drain(..) {
             if let Some(connection) = self.driver.net.connection_mut(id) {
                 connection.scheduled = false;

@@ -345,6 +345,11 @@ impl<A: Application> Net<A> {
         self.waiting.remove(&number)
     }
 
+    /// Timers that are armed, those of connections included.
+    pub fn timer_count(&self) -> usize {
+        self.timers.len()
+    }
+
     // Stopping.
 
     /// Stops gracefully: listeners close now, every connection gets [`Protocol::on_drain`], and the loop ends when the last
@@ -361,6 +366,14 @@ impl<A: Application> Net<A> {
     }
 
     // For the driver.
+
+    /// Whether something is left to do that no event will tell of.
+    pub(crate) fn has_work(&self) -> bool {
+        let put_off = !self.scheduled.is_empty() || !self.pending_listeners.is_empty();
+        // Left by the last callbacks of a turn, or by whoever used the loop before it ran.
+        let left = !self.dirty.is_empty() || !self.doomed.is_empty();
+        put_off || left || matches!(self.stopping, Some(Stopping::Asked(_)))
+    }
 
     /// Samples the clock.
     pub(crate) fn tick(&mut self) {

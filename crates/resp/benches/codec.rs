@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use dstore_resp::{Decoded, Limits, ProtocolVersion, Reply, RequestDecoder, encode};
+use dstore_resp::{Decoded, Limits, ProtocolVersion, Reply, RequestDecoder, encode, resolve};
 use redis_protocol::resp2::decode as their_decode;
 use redis_protocol::resp2::encode::extend_encode;
 use redis_protocol::resp2::types::BytesFrame;
@@ -35,6 +35,12 @@ fn main() {
             row("", ours, &format!("{shared:.0} BytesMut"));
         }
     }
+
+    let args = [Bytes::from_static(b"SET"), Bytes::from_static(b"k"), Bytes::from_static(b"v")];
+    let resolving = measure(1, || {
+        black_box(resolve(black_box(&args)).expect("SET k v is right"));
+    });
+    row("find SET in the command table, check its arity", resolving, "-");
 
     let bulk = Bytes::from(value);
     let cases = [

@@ -26,14 +26,16 @@ pub mod channel;
 pub mod config;
 pub mod connection;
 mod deadline;
+pub mod driver;
 pub mod entropy;
 pub mod frame;
 pub mod handshake;
 pub mod identity;
 pub mod metrics;
+pub mod service;
 pub mod status;
 
-pub use channel::{Action, Channel, ChannelState};
+pub use channel::{Action, Channel, ChannelState, Route};
 pub use config::{Admission, Config, Limits, Timeouts};
 pub use connection::{
     CallId, CallOptions, CloseCode, CloseReason, Connection, Dial, Event, LinkId, RequestId, SendError, StreamId,
@@ -43,4 +45,5 @@ pub use entropy::Entropy;
 pub use handshake::{Nonce, Peer, Refusal};
 pub use identity::{ClusterId, Identity, Incarnation, Lane, NodeId, Secret};
 pub use metrics::Metrics;
+pub use service::Answer;
 pub use status::{Code, Execution, Status};

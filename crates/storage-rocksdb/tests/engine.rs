@@ -1,5 +1,7 @@
 //! The RocksDB engine keeps the contract of engines, refuses what is not its own, and stays failed.
 
+#![allow(clippy::unwrap_used)] // In helpers of tests, too.
+
 use std::path::Path;
 
 use dstore_storage::suite::engine::{Harness, all};

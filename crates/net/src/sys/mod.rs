@@ -1,7 +1,7 @@
 //! The border to the operating system: everything the framework asks of it, as one trait.
 //!
 //! [`Poller`] owns the sockets; the rest of the crate holds [`SocketKey`]s and never sees a descriptor. [`os`] is the
-//! real one (epoll through `mio`). A simulated one lets the connection machinery be tested without sockets.
+//! real one (epoll through `mio`); [`sim`] lets the connection machinery be tested without sockets.
 //!
 //! The contract, which the rest of the crate relies on:
 //!
@@ -12,6 +12,7 @@
 //! - `Interrupted` never gets out of a [`Poller`]: it retries.
 
 pub mod os;
+pub mod sim;
 
 use std::fmt;
 use std::io::{self, IoSlice};
