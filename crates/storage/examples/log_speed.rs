@@ -46,17 +46,21 @@ fn main() {
         }
     }
     println!("segment log, entries of 100 bytes: appends a second, submissions a sync, sync mean in microseconds");
-    for (logs, threads, under_way) in [(1, 1, 1), (1, 3, 1), (1, 1, 50), (1, 3, 50), (1, 1, 1000), (3, 1, 1), (3, 1, 50)]
+    for (logs, threads, under_way) in
+        [(1, 1, 1), (1, 3, 1), (1, 1, 50), (1, 3, 50), (1, 1, 1000), (3, 1, 1), (3, 1, 50)]
     {
         let (rate, shared, sync_us) = appends(&directory, logs, threads, under_way);
-        println!("  {logs} log(s), {threads} thread(s) each with {under_way:4} under way: {rate:8} {shared:5} {sync_us:5}");
+        println!(
+            "  {logs} log(s), {threads} thread(s) each with {under_way:4} under way: {rate:8} {shared:5} {sync_us:5}"
+        );
     }
     std::fs::remove_dir_all(&directory).unwrap();
 }
 
 /// How long each sync took, by `writers` threads with a file each.
 fn syncs(directory: &Path, blocks: Blocks, writers: usize) -> Vec<u64> {
-    let files: Vec<File> = (0..writers).map(|writer| prepare(&directory.join(format!("file{writer}")), blocks)).collect();
+    let files: Vec<File> =
+        (0..writers).map(|writer| prepare(&directory.join(format!("file{writer}")), blocks)).collect();
     std::thread::scope(|scope| {
         let threads: Vec<_> = files.iter().map(|file| scope.spawn(|| sync_times(file))).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
@@ -90,7 +94,8 @@ fn sync_times(file: &File) -> Vec<u64> {
 fn appends(directory: &Path, logs: usize, threads: u64, under_way: usize) -> (u64, u64, u64) {
     let open = |log: usize| {
         let path = directory.join(format!("log{log}"));
-        let log = SegmentLog::open(&path, &SegmentOptions { segment_bytes: 16 << 20, ..SegmentOptions::new(1) }).unwrap();
+        let log =
+            SegmentLog::open(&path, &SegmentOptions { segment_bytes: 16 << 20, ..SegmentOptions::new(1) }).unwrap();
         // The first spare segment must not be made during the measurement.
         while log.stats().segments_spare == 0 {
             std::thread::yield_now();

@@ -314,9 +314,7 @@ impl World {
     fn propose(&mut self) -> Verdict {
         let Some(i) = self.any_able() else { return Ok(()) };
         let n = 1 + self.random.below(3);
-        let entries: Vec<Bytes> = (0..n)
-            .map(|k| Bytes::from(format!("{}-{k}", self.next_number)))
-            .collect();
+        let entries: Vec<Bytes> = (0..n).map(|k| Bytes::from(format!("{}-{k}", self.next_number))).collect();
         self.next_number += 1;
         if self.hosts[i].raft().propose(entries).is_ok() {
             self.tell(|| format!("propose {n} at {}", i + 1));
@@ -344,7 +342,9 @@ impl World {
     }
 
     fn apply(&mut self) -> Verdict {
-        let Some(i) = self.one_of_nodes(|w, i| w.is_able(i) && !w.hosts[i].to_apply.is_empty()) else { return self.deliver() };
+        let Some(i) = self.one_of_nodes(|w, i| w.is_able(i) && !w.hosts[i].to_apply.is_empty()) else {
+            return self.deliver();
+        };
         let max = 1 + self.random.below(8) as usize;
         self.hosts[i].apply(max);
         self.oracle.check_state(&self.hosts[i])?;
@@ -476,7 +476,11 @@ impl World {
         if let Some(at) = self.carried.iter().position(|(i, _, _)| self.is_able(*i)) {
             let (i, to, whole) = self.carried.remove(at);
             let raft = self.hosts[i].raft();
-            if whole { raft.snapshot_sent(to) } else { raft.snapshot_failed(to) }
+            if whole {
+                raft.snapshot_sent(to)
+            } else {
+                raft.snapshot_failed(to)
+            }
             self.pump(i)?;
         }
         if self.wanted.is_empty() {
@@ -579,7 +583,10 @@ impl World {
         let mut what = String::from("no agreement a minute after everything was healed");
         for h in &self.hosts {
             let s = h.raft.as_ref().map(Raft::status).ok_or("a node is down")?;
-            what += &format!("\n{} {:?} t{} vote={:?} last={} commit={} {}", s.id, s.role, s.term, s.vote, s.last, s.commit, s.configuration);
+            what += &format!(
+                "\n{} {:?} t{} vote={:?} last={} commit={} {}",
+                s.id, s.role, s.term, s.vote, s.last, s.commit, s.configuration
+            );
             for p in s.peers {
                 what += &format!("\n    {} {:?} matched={} next={}", p.id, p.state, p.matched, p.next);
             }

@@ -3,4 +3,3 @@
 mod explorer;
 mod host;
 mod oracle;
-

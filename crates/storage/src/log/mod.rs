@@ -25,8 +25,8 @@
 
 pub mod disk;
 mod index;
-mod memory;
-mod segment;
+pub mod memory;
+pub mod segment;
 
 pub use memory::MemoryLog;
 pub use segment::{SEGMENT_BYTES_MIN, SegmentLog, SegmentOptions};
