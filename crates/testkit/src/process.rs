@@ -268,7 +268,7 @@ pub fn run(command: &mut Command, input: &[u8]) -> String {
     stdout.into_owned()
 }
 
-/// Runs a program to its end, however it ends. `input` is what it reads.
+/// Runs a program to its end, however it ends. `input` is what it reads. It is killed after [`PATIENCE`].
 ///
 /// # Panics
 ///
@@ -277,11 +277,20 @@ pub fn run_to_end(command: &mut Command, input: &[u8]) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
     let mut stdin = child.stdin.take().expect("standard input is piped");
+    let pid = child.id().to_string();
+    let (ended, end) = channel::<()>();
     std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if end.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                let _ = Command::new("kill").args(["-9", &pid]).status();
+            }
+        });
         scope.spawn(move || {
             let _ = stdin.write_all(input); // a tool may end without reading everything
         });
-        child.wait_with_output().expect("the child is ours to wait for")
+        let output = child.wait_with_output().expect("the child is ours to wait for");
+        drop(ended);
+        output
     })
 }
 
