@@ -13,11 +13,13 @@ BUILD_PACKAGES := g++ libclang-dev
 TEST_PACKAGES := redis-server redis-tools python3 python3-venv iproute2 nftables
 CARGO_FLAGS := --release --locked
 
-.PHONY: help run build test fmt packages test-packages
+.PHONY: help run build test test-power-loss bench-first fmt packages test-packages
 
 help:
 	@echo "make run [ARGS=\"--listen 127.0.0.1:7001 --data-dir X\"]   build and start a node"
 	@echo "make test                                               format, lints, docs, and all tests"
+	@echo "make test-power-loss                                    lose power 20 times in a row under write load"
+	@echo "make bench-first                                        SET and GET beside redis-server, with the ratio"
 	@echo "make build                                              build the dstore binary"
 
 packages:
@@ -25,6 +27,7 @@ packages:
 
 test-packages: packages
 	@scripts/need $(TEST_PACKAGES)
+	@apt-cache dumpavail | grep -q ^Package: || $$([ "$$(id -u)" -eq 0 ] || echo sudo) apt-get update -qq
 
 build: packages
 	cargo build $(CARGO_FLAGS) -p dstore-server
@@ -41,4 +44,12 @@ test: test-packages
 	cargo fmt --all --check
 	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --workspace --no-deps
+	cargo build $(CARGO_FLAGS) -p dstore-server
 	cargo test $(CARGO_FLAGS) --workspace
+
+# A longer run of one of the tests.
+test-power-loss: test-packages build
+	POWER_CUTS=20 cargo test $(CARGO_FLAGS) -p dstore-e2e --test power_loss -- --nocapture
+
+bench-first: test-packages build
+	cargo run $(CARGO_FLAGS) -p dstore-bench --bin bench-first
