@@ -189,6 +189,33 @@ fn requests_beyond_the_bound_are_refused_at_once() {
 }
 
 #[test]
+fn the_calls_to_a_removed_peer_end_and_nothing_of_it_is_left() {
+    let (a, b) = pair();
+    a.run(|app, net| {
+        app.rpc.call(net.now(), NodeId(2), echo::HOLD, &blob("x"), patient(), |app, _, result| {
+            app.tell(Notice::Said(result.expect_err("the peer goes").to_string()));
+        });
+    });
+    b.wait(|notice| matches!(notice, Notice::Held).then_some(()));
+    a.run(|app, net| app.rpc.remove_peer(net.now(), NodeId(2)));
+    assert_eq!(a.wait(said), "unavailable: closed: the peer was removed (may have been executed)");
+    b.wait(|notice| matches!(notice, Notice::Cancelled).then_some(()));
+    let why = b.wait(|notice| match notice {
+        Notice::Down(Some(NodeId(1)), why) => Some(why.clone()),
+        _ => None,
+    });
+    assert_eq!(why, "closed by the peer, shutdown: the peer was removed");
+    assert_eq!(b.ask(|app, _| app.rpc.accepted_connections()), 0);
+    let (peers, calls, counted) = a.ask(|app, _| {
+        let counted = app.rpc.metrics().called.get(echo::HOLD.number).map(|hold| (hold.started, hold.inflight));
+        (app.rpc.peers().count(), app.rpc.calls_inflight(), counted)
+    });
+    assert_eq!((peers, calls, counted), (0, 0, Some((1, 0))));
+    a.stop();
+    b.stop();
+}
+
+#[test]
 fn a_new_address_takes_effect_without_restart() {
     let (a, old) = pair();
     let call = |a: &Running| {
