@@ -9,7 +9,9 @@ use dstore_storage::log::SEGMENT_BYTES_MIN;
 use dstore_storage::suite::log::{Model, append, in_records};
 use dstore_storage::suite::sim_disk::{Operation, SimDisk};
 use dstore_storage::suite::{Choices, for_each_seed};
-use dstore_storage::{Bytes, Entry, Log, LogError, LogIndex, LogOp, RangeId, SegmentLog, SegmentOptions, Term};
+use dstore_storage::{
+    Bytes, Entry, HardState, Log, LogError, LogIndex, LogOp, RangeId, SegmentLog, SegmentOptions, Term,
+};
 
 const R: RangeId = RangeId(1);
 /// Where the frames of a segment begin.
@@ -326,6 +328,30 @@ fn files_that_are_cut_short_or_missing_are_refused() {
         let error = open(&swapped).unwrap_err();
         assert!(error.to_string().contains("does not follow"), "{error}");
     }
+}
+
+/// Two logs that differ in a vote alone, written by the same lives: what the segments before add up to is not what the
+/// head of the foreign one tells.
+#[test]
+fn a_head_that_does_not_follow_from_the_segments_before_is_refused() {
+    let voted = |vote: u64| {
+        let disk = SimDisk::new();
+        let log = SegmentLog::open_stepped(Arc::new(disk.clone()), &options(1)).unwrap();
+        let state = HardState { term: Term(1), vote, commit: LogIndex(0) };
+        submit(&log, vec![LogOp::SetHardState { range: R, state }]);
+        for index in 1..=20 {
+            let payload = Bytes::from(vec![7; 2000]);
+            let entries = vec![Entry { index: LogIndex(index), term: Term(1), kind: 0, payload }];
+            submit(&log, vec![LogOp::Append { range: R, entries }]);
+            settle(&log);
+        }
+        disk
+    };
+    let (disk, other) = (voted(1), voted(2));
+    let second = segments(&disk)[1].clone();
+    disk.damage(&second, other.content(&second));
+    let error = open(&disk).unwrap_err().to_string();
+    assert!(error.contains("it tells range 1 as") && error.contains("but before it was"), "{error}");
 }
 
 #[test]
