@@ -97,7 +97,10 @@ impl<A: Application> Driver<A> {
             }
         }
         self.tell_input_ended(id);
-        self.flush(id);
+        // Output leaves at the end of the turn, all of it in one call; but not so much of it may gather.
+        if self.net.connection(id).is_some_and(|c| c.output.len() > c.config.output_high_bytes) {
+            self.flush(id);
+        }
         // Output beyond the mark stopped the processing, and the socket then took it: carry on in the next turn.
         if let Some(connection) = self.net.connection(id) {
             let has_work = connection.has_work() || connection.readable || self.owes_input_end(id);
@@ -250,7 +253,7 @@ impl<A: Application> Driver<A> {
 
     // Writing.
 
-    /// Sends what other callbacks wrote to connections that were not served themselves.
+    /// Sends what was written in this turn.
     pub(crate) fn flush_dirty(&mut self) {
         // A flush may call back (water marks), and that may write again: those go round once more.
         while !self.net.dirty.is_empty() && self.net.fatal.is_none() {

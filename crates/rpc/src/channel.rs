@@ -26,8 +26,7 @@ use bytes::Bytes;
 
 use crate::config::{Admission, Config, Timeouts};
 use crate::connection::{
-    CallId, CallOptions, CloseCode, CloseReason, Connection, Dial, Event, LinkId, RequestId, SendError, StreamId,
-    TraceId,
+    CallId, CallOptions, CloseReason, Connection, Dial, Event, LinkId, RequestId, SendError, StreamId, TraceId,
 };
 use crate::entropy::Entropy;
 use crate::handshake::Peer;
@@ -108,7 +107,8 @@ pub struct Channel {
     state: State,
     /// Connections lost or refused in a row; 0 once one is established.
     failures: u32,
-    /// What `failures` was when the connection became established: taken up again if the peer refuses it after all.
+    /// What `failures` was when the connection became established: taken up again if the two ends turn out not to
+    /// understand each other, so that a pair that connects and fails at once does not go round and round.
     failures_before: u32,
     last_link: u64,
     /// Of the next call or stream made while there is no connection. Greater than any id used so far.
@@ -389,8 +389,8 @@ impl Channel {
         self.actions.push_back(Action::Hangup { link: *link, last: last.into() });
         self.next_id = connection.next_id();
         self.metrics.merge(connection.metrics());
-        if matches!(why, CloseReason::Peer { code: CloseCode::Refused, .. }) {
-            self.failures += self.failures_before;
+        if why.is_incompatible() {
+            self.failures = self.failures.saturating_add(self.failures_before);
         }
         self.failures_before = 0;
         self.failures = self.failures.saturating_add(1);

@@ -1,7 +1,7 @@
 //! The protocol on the network framework: peers to call and callers to serve, on one event loop.
 //!
 //! [`Rpc`] is a part of the loop's application value. It owns the channels to the peers that were named with
-//! [`Rpc::set_peer`] and the connections that callers made to [`listen`]; the pure [`Channel`]s and [`Connection`]s in
+//! [`Rpc::set_peer`] and the connections that callers made to [`listen`]; the pure [channels](crate::Channel) and [connections](crate::Connection) in
 //! it do all the thinking, and this module carries bytes, time and events between them, the sockets and the
 //! application:
 //!
@@ -9,7 +9,8 @@
 //!   [`RpcTimer`] fires;
 //! * calls end in callbacks with the application and its loop as `&mut`, or in futures (see [`Remote`]) that run on
 //!   this loop;
-//! * nothing here is shared between threads. A node with several loops has an [`Rpc`] on each, with one [`Admission`].
+//! * nothing here is shared between threads. A node with several loops has an [`Rpc`] on each, with one
+//!   [`Admission`](crate::Admission).
 //!
 //! Output is taken out of a connection only as far as its socket keeps up ([`OUTPUT_AHEAD_BYTES`]), because the bounds
 //! of the protocol are on what waits in there. The framework's own pause of reading while output waits is switched
