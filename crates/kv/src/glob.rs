@@ -1,43 +1,4 @@
-//! Glob patterns, as KEYS and SCAN MATCH take them.
-//!
-//! `*` any bytes, `?` any byte, `[abc]`, `[a-z]`, `[^a]` one byte of a class, `\` takes the next byte literally. The odd
-//! corners are Redis's own: a class that is never closed ends with the pattern, a reversed range is turned around, bytes
-//! compare signed in ranges (C's `char`), and every star needs a byte to begin at, so `**` does not match the empty key.
-//!
-//! Cost: at most (pattern length x text length) steps. When the rest behind a star fails to match anywhere, an earlier
-//! star cannot help (it could only leave less text for the same rest), so only the latest star is ever tried again.
-
-/// Whether the whole text matches the whole pattern.
-pub(crate) fn matches(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut pattern, mut text) = (pattern, text);
-    // The pattern behind the latest star, and the text that star was last tried to leave over.
-    let mut retry: Option<(&[u8], &[u8])> = None;
-    while let [byte, text_behind @ ..] = text {
-        let behind_stars = skip_stars(pattern);
-        if behind_stars.len() < pattern.len() {
-            if behind_stars.is_empty() {
-                return true;
-            }
-            pattern = behind_stars;
-            retry = Some((pattern, text));
-        }
-        if let Some(pattern_behind) = step(pattern, *byte) {
-            if text_behind.is_empty() {
-                return skip_stars(pattern_behind).is_empty();
-            }
-            (pattern, text) = (pattern_behind, text_behind);
-            continue;
-        }
-        match retry {
-            Some((behind_star, [_, shorter @ ..])) if !shorter.is_empty() => {
-                (pattern, text) = (behind_star, shorter);
-                retry = Some((pattern, text));
-            }
-            _ => return false,
-        }
-    }
-    pattern.is_empty()
-}
+//! What evaluation needs to know of glob patterns besides matching (which is `dstore_resp`'s): where to look for matches.
 
 /// What every match begins with: the bytes before anything special.
 pub(crate) fn literal_prefix(pattern: &[u8]) -> &[u8] {
@@ -45,54 +6,11 @@ pub(crate) fn literal_prefix(pattern: &[u8]) -> &[u8] {
     &pattern[..end]
 }
 
-fn skip_stars(pattern: &[u8]) -> &[u8] {
-    let end = pattern.iter().position(|byte| *byte != b'*').unwrap_or(pattern.len());
-    &pattern[end..]
-}
-
-/// Matches one byte with the pattern's first element, which is no star; gives the pattern behind it.
-fn step(pattern: &[u8], byte: u8) -> Option<&[u8]> {
-    match pattern {
-        [] => None,
-        [b'?', rest @ ..] => Some(rest),
-        [b'[', class @ ..] => step_class(class, byte),
-        [b'\\', literal, rest @ ..] | [literal, rest @ ..] => (*literal == byte).then_some(rest),
-    }
-}
-
-/// The class behind its `[`.
-fn step_class(class: &[u8], byte: u8) -> Option<&[u8]> {
-    let (negated, mut class) = match class {
-        [b'^', rest @ ..] => (true, rest),
-        _ => (false, class),
-    };
-    let mut found = false;
-    let rest = loop {
-        class = match class {
-            [] => break class,
-            [b'\\', literal, rest @ ..] => {
-                found |= *literal == byte;
-                rest
-            }
-            [b']', rest @ ..] => break rest,
-            [from, b'-', to, rest @ ..] => {
-                // C's plain `char` is signed where Redis runs.
-                let (from, to, byte) = (*from as i8, *to as i8, byte as i8);
-                found |= (from.min(to)..=from.max(to)).contains(&byte);
-                rest
-            }
-            [literal, rest @ ..] => {
-                found |= *literal == byte;
-                rest
-            }
-        };
-    };
-    (found != negated).then_some(rest)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+
+    use dstore_resp::glob_matches as matches;
 
     use super::*;
 
@@ -166,6 +84,51 @@ mod tests {
                 }),
             },
         }
+    }
+
+    fn skip_stars(pattern: &[u8]) -> &[u8] {
+        let end = pattern.iter().position(|byte| *byte != b'*').unwrap_or(pattern.len());
+        &pattern[end..]
+    }
+
+    /// Matches one byte with the pattern's first element, which is no star; gives the pattern behind it.
+    fn step(pattern: &[u8], byte: u8) -> Option<&[u8]> {
+        match pattern {
+            [] => None,
+            [b'?', rest @ ..] => Some(rest),
+            [b'[', class @ ..] => step_class(class, byte),
+            [b'\\', literal, rest @ ..] | [literal, rest @ ..] => (*literal == byte).then_some(rest),
+        }
+    }
+
+    /// The class behind its `[`.
+    fn step_class(class: &[u8], byte: u8) -> Option<&[u8]> {
+        let (negated, mut class) = match class {
+            [b'^', rest @ ..] => (true, rest),
+            _ => (false, class),
+        };
+        let mut found = false;
+        let rest = loop {
+            class = match class {
+                [] => break class,
+                [b'\\', literal, rest @ ..] => {
+                    found |= *literal == byte;
+                    rest
+                }
+                [b']', rest @ ..] => break rest,
+                [from, b'-', to, rest @ ..] => {
+                    // C's plain `char` is signed where Redis runs.
+                    let (from, to, byte) = (*from as i8, *to as i8, byte as i8);
+                    found |= (from.min(to)..=from.max(to)).contains(&byte);
+                    rest
+                }
+                [literal, rest @ ..] => {
+                    found |= *literal == byte;
+                    rest
+                }
+            };
+        };
+        (found != negated).then_some(rest)
     }
 
     proptest! {

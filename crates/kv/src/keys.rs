@@ -4,13 +4,13 @@ use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
 use dstore_resp::Reply;
-use dstore_storage::WriteOp;
 use dstore_storage::layout::{key, local};
+use dstore_storage::{Direction, WriteOp};
 
 use crate::context::errors;
 use crate::evaluation::{Command, Evaluation, Stop};
 use crate::strings::distinct;
-use crate::view::{Direction, ViewError};
+use crate::view::ViewError;
 
 /// `DEL key ...` and `UNLINK key ...`, which are the same here: removal costs as little either way.
 pub(crate) fn del(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
@@ -18,7 +18,7 @@ pub(crate) fn del(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Resu
     for key in distinct(&command.args[1..]) {
         let slot = evaluation.open(key)?;
         if slot.live().is_some() {
-            evaluation.remove(&slot);
+            evaluation.remove(slot);
             removed += 1;
         }
     }

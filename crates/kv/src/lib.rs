@@ -45,6 +45,8 @@ mod view;
 
 pub use context::{Context, Limits, Mode, Outcome};
 pub use cursors::{CursorTable, Cursors};
-pub use evaluation::{evaluate, evaluates, version_of};
+pub use evaluation::{evaluate, evaluates, key_count, version_of};
 pub use sweep::{Sweep, next_deadline, sweep};
-pub use view::{CorruptReason, Direction, View, ViewError, Visitor};
+pub use view::{CorruptReason, View, ViewError, Visitor};
+
+pub use dstore_storage::Direction;

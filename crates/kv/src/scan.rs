@@ -3,14 +3,15 @@
 use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
-use dstore_resp::Reply;
+use dstore_resp::{Reply, glob_matches};
+use dstore_storage::Direction;
 use dstore_storage::layout::{Head, Kind, key};
 
 use crate::context::errors;
 use crate::evaluation::{Command, Evaluation, ReplyRoom, Stop};
 use crate::glob;
 use crate::number::parse_i64;
-use crate::view::{Direction, ViewError};
+use crate::view::ViewError;
 
 /// One key that a walk comes by.
 struct Entry<'a> {
@@ -20,7 +21,7 @@ struct Entry<'a> {
     value: &'a [u8],
 }
 
-/// Visits the head records in `span`, those of expired keys too, until `visit` breaks or fails.
+/// Visits the head records in `span`, those of expired keys too, until `visit` breaks or fails. There is an end to it.
 fn walk(
     evaluation: &Evaluation<'_>,
     span: Range<&[u8]>,
@@ -28,12 +29,14 @@ fn walk(
     visit: &mut dyn FnMut(Entry<'_>) -> Result<ControlFlow<()>, Stop>,
 ) -> Result<(), Stop> {
     let mut stop = None;
+    let mut keys_left = evaluation.context.limits.walk_keys_max;
     evaluation.view.scan(span, direction, &mut |data_key, record| {
         let mut step = || {
             let decoded = key::decode(data_key).map_err(|error| ViewError::corrupt(data_key, error))?;
             if !decoded.sub.is_empty() {
                 return Ok(ControlFlow::Continue(()));
             }
+            keys_left = keys_left.checked_sub(1).ok_or_else(|| Stop::error(errors::WALK_TOO_LONG))?;
             let head = Head::decode(record).map_err(|error| ViewError::corrupt(data_key, error))?;
             visit(Entry { data_key, user_key: decoded.key, value: &record[head.encoded_len()..], head })
         };
@@ -61,7 +64,7 @@ fn check_pattern(evaluation: &Evaluation<'_>, pattern: &[u8]) -> Result<(), Stop
 
 /// Redis takes a lone star for all keys, the empty one too, which as a pattern it would not match.
 fn pattern_matches(pattern: &[u8], user_key: &[u8]) -> bool {
-    pattern == b"*" || glob::matches(pattern, user_key)
+    pattern == b"*" || glob_matches(pattern, user_key)
 }
 
 /// `KEYS pattern`, in key order.
@@ -156,8 +159,9 @@ pub(crate) fn scan(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Res
 }
 
 /// Reads a cursor as C's `strtoul` does, which Redis uses: a sign is allowed, a negative number wraps around, nothing
-/// at all is 0. No space.
+/// at all is 0, and a NUL ends the text. No space.
 fn parse_cursor(text: &[u8]) -> Option<u64> {
+    let text = text.split(|byte| *byte == 0).next().unwrap_or(text);
     if text.is_empty() {
         return Some(0);
     }
@@ -247,6 +251,7 @@ mod tests {
         assert_eq!(parse_cursor(b""), Some(0));
         assert_eq!(parse_cursor(b"007"), Some(7));
         assert_eq!(parse_cursor(b"+7"), Some(7));
+        assert_eq!(parse_cursor(b"7\0x"), Some(7));
         assert_eq!(parse_cursor(b"-1"), Some(u64::MAX));
         assert_eq!(parse_cursor(b"18446744073709551615"), Some(u64::MAX));
         for bad in ["18446744073709551616", "-", "+", "x", "1x", " 1", "1 ", "--1"] {

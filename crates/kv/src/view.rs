@@ -3,16 +3,8 @@
 use std::ops::{ControlFlow, Range};
 
 use bytes::Bytes;
+use dstore_storage::Direction;
 use dstore_storage::layout::{HeadError, KeyError};
-
-/// Which way a scan goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// From the first key of the span up.
-    Forward,
-    /// From the last key of the span down.
-    Backward,
-}
 
 /// What a scan calls with each key and value; it says whether to go on.
 pub type Visitor<'v> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'v;
@@ -42,7 +34,7 @@ pub enum ViewError {
     #[error("the data cannot be read: {0}")]
     Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A record that this build cannot have written.
-    #[error("corrupt data at key {key:02x?}: {reason}")]
+    #[error("corrupt data at key {key:?}: {reason}")]
     Corrupt {
         /// The encoded key.
         key: Bytes,

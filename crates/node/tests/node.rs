@@ -1,5 +1,7 @@
 //! The core of a node, driven by hand: what waits for the disk, what does not, and what a crash leaves.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ impl Host for Nowhere {
 
 fn limits() -> NodeLimits {
     NodeLimits {
-        commands: Limits { value_bytes_max: 3 << 20, ..Limits::default() },
+        commands: Limits { value_bytes_max: 3 << 20, reply_bytes_max: 5 << 20, ..Limits::default() },
         multi_bytes_max: 64 << 20,
         entry_bytes_max: 5 << 20,
         inflight_bytes_max: 1 << 20,
@@ -451,4 +453,51 @@ fn databases_are_apart_and_hello_chooses_the_protocol() {
     assert_eq!(driver.call(client, "CLIENT GETNAME"), "$2 me");
     assert_eq!(driver.call(client, "RESET"), "+RESET");
     assert_eq!(driver.call(client, "GET k"), "$4 zero");
+}
+
+#[test]
+fn a_client_whose_waiting_replies_are_long_is_paused_before_they_are_many() {
+    let mut driver = Driver::new();
+    let client = driver.connect();
+    let value = Bytes::from(vec![b'x'; 500 << 10]);
+    driver.request_args(client, vec![Bytes::from("SET"), Bytes::from("k"), value]);
+    for _ in 0..2 {
+        driver.request(client, "GET k");
+        assert!(driver.events.is_empty());
+    }
+    driver.request(client, "GET k");
+    assert_eq!(driver.events, ["pause"]);
+    driver.end_turn();
+    driver.sync_all();
+    assert_eq!(driver.events, ["pause", "resume"]);
+}
+
+#[test]
+fn a_block_whose_replies_would_be_too_large_together_does_nothing() {
+    let mut driver = Driver::new();
+    let client = driver.connect();
+    let value = Bytes::from(vec![b'x'; 2 << 20]);
+    driver.request_args(client, vec![Bytes::from("SET"), Bytes::from("k"), value]);
+    driver.end_turn();
+    driver.sync_all();
+    driver.call(client, "MULTI");
+    driver.call(client, "SET other 1");
+    for _ in 0..3 {
+        driver.call(client, "GET k");
+    }
+    driver.replies(client);
+    let refusal = "-ERR the replies of the transaction are too large together; nothing was done";
+    let bystander = driver.connect();
+    driver.request(bystander, "SET bystander 1");
+    assert_eq!(driver.settle(client, "EXEC"), refusal);
+    assert_eq!(driver.call(client, "MGET other bystander"), "*2 $-1 $1 1");
+
+    driver.call(client, "MULTI");
+    for _ in 0..3 {
+        driver.call(client, "GET k");
+    }
+    driver.replies(client);
+    driver.request(bystander, "SET bystander 2");
+    assert_eq!(driver.settle(client, "EXEC"), refusal, "reads alone too, and they undo nothing");
+    assert_eq!(driver.call(client, "GET bystander"), "$1 2");
 }

@@ -306,6 +306,12 @@ impl History {
         self.all.iter().rev().find(|(i, _)| *i <= index).map(|(_, c)| c)
     }
 
+    /// The configuration in force at an index, and those after it.
+    pub(crate) fn since(&self, index: LogIndex) -> impl Iterator<Item = &Configuration> {
+        let in_force = self.all.iter().rposition(|(i, _)| *i <= index).unwrap_or(0);
+        self.all[in_force..].iter().map(|(_, c)| c)
+    }
+
     pub(crate) fn push(&mut self, index: LogIndex, configuration: Configuration) {
         assert!(index > self.current_index(), "configuration at {index} after {}", self.current_index());
         self.all.push((index, configuration));
@@ -322,7 +328,7 @@ impl History {
 
     /// Forgets what is older than the configuration in force at `applied`.
     pub(crate) fn prune(&mut self, applied: LogIndex) {
-        let in_force = self.all.iter().rposition(|(i, _)| *i <= applied).unwrap_or(0);
+        let in_force = self.all.len() - self.since(applied).count();
         self.all.drain(..in_force);
     }
 }

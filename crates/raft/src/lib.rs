@@ -14,6 +14,8 @@ mod reads;
 mod ready;
 mod rounds;
 mod storage;
+#[cfg(test)]
+mod testing;
 mod types;
 
 pub use config::{Config, ConfigError};

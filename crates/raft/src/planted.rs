@@ -53,6 +53,34 @@ pub(crate) enum Bug {
     ReadByOldRound,
     /// A follower takes any answer to a read for one to its own.
     ReadByOldContext,
-    /// A follower acknowledges a snapshot before it is installed.
-    AckSnapshotBeforeInstall,
+}
+
+impl Bug {
+    pub(crate) const ALL: [Bug; 25] = [
+        Bug::VoteTwice,
+        Bug::VoteForShorterLog,
+        Bug::VoteBeforePersist,
+        Bug::CampaignBeforePersist,
+        Bug::AckBeforePersist,
+        Bug::CountSelfBeforePersist,
+        Bug::LateWriteCounts,
+        Bug::CommitOldTerm,
+        Bug::CommitUnverified,
+        Bug::SkipPrevCheck,
+        Bug::TruncateAlways,
+        Bug::AckWholeLog,
+        Bug::IgnoreOutgoing,
+        Bug::IgnoreIncoming,
+        Bug::ChangeDuringChange,
+        Bug::KeepOverwrittenConfiguration,
+        Bug::ReadAfterLease,
+        Bug::LeaseWithoutDrift,
+        Bug::LeaseDuringTransfer,
+        Bug::StaleHandover,
+        Bug::VoteDuringPromise,
+        Bug::VoteAfterRestart,
+        Bug::ReadBeforeTermEntry,
+        Bug::ReadByOldRound,
+        Bug::ReadByOldContext,
+    ];
 }

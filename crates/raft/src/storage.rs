@@ -11,7 +11,7 @@ use crate::{Entry, EntryId, LogIndex, Term};
 /// the store may answer either way for the entries concerned.
 pub trait LogStorage {
     /// The entry after which this log begins: (0, 0) for one that was never shortened. It grows as the driver compacts,
-    /// never beyond what is applied.
+    /// never beyond what is durable in the applied state, nor beyond [`Raft::durable_index`](crate::Raft::durable_index).
     fn base(&self) -> EntryId;
 
     /// Index of the last entry, or of the base if there is none.

@@ -73,9 +73,10 @@ fn match_class(pattern: &[u8], byte: u8, nocase: bool) -> (bool, usize) {
             }
             [] => break,
             [from, b'-', to, ..] => {
-                let fold = |byte: u8| if nocase { byte.to_ascii_lowercase() } else { byte };
-                let (low, high) = if from <= to { (*from, *to) } else { (*to, *from) };
-                found |= (fold(low)..=fold(high)).contains(&fold(byte));
+                // C's plain `char` is signed where Redis runs.
+                let fold = |byte: u8| (if nocase { byte.to_ascii_lowercase() } else { byte }) as i8;
+                let (from, to) = (fold(*from), fold(*to));
+                found |= (from.min(to)..=from.max(to)).contains(&fold(byte));
                 at += 3;
             }
             [literal, ..] => {

@@ -18,7 +18,7 @@ pub use command::{
     help, resolve,
 };
 pub use decode::{
-    ARG_OVERHEAD_BYTES, Decoded, LINE_BYTES_MAX, Limits, ProtocolError, RequestDecoder, SHARED_BYTES_MAX,
+    ARG_OVERHEAD_BYTES, Decoded, LINE_BYTES_MAX, Limits, ProtocolError, RequestDecoder, SMALL_ARG_BYTES_MAX,
     UNAUTHENTICATED_ARGS_MAX, UNAUTHENTICATED_BULK_BYTES_MAX,
 };
 pub use decode_reply::{ReplyDecoder, ReplyError, ReplyLimits};

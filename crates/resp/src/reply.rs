@@ -47,6 +47,23 @@ impl Reply {
         Reply::Error(Bytes::from(text.into()))
     }
 
+    /// About how much memory the reply takes: its text, and the value itself for every element.
+    pub fn bytes_len(&self) -> usize {
+        size_of::<Reply>()
+            + match self {
+                Reply::Status(text) | Reply::Error(text) | Reply::Bulk(text) | Reply::Verbatim(_, text) => text.len(),
+                Reply::BigNumber(digits) => digits.len(),
+                Reply::Array(items) | Reply::Set(items) | Reply::Push(items) => items.iter().map(Reply::bytes_len).sum(),
+                Reply::Map(pairs) => pairs.iter().map(|(key, value)| key.bytes_len() + value.bytes_len()).sum(),
+                Reply::Simple(_)
+                | Reply::Integer(_)
+                | Reply::Null
+                | Reply::NullArray
+                | Reply::Double(_)
+                | Reply::Boolean(_) => 0,
+            }
+    }
+
     /// A bulk string from bytes that live for ever.
     pub fn bulk_static(text: &'static str) -> Reply {
         Reply::Bulk(Bytes::from_static(text.as_bytes()))

@@ -26,8 +26,7 @@ use bytes::Bytes;
 
 use crate::config::{Admission, Config, Timeouts};
 use crate::connection::{
-    CallId, CallOptions, CloseCode, CloseReason, Connection, Dial, Event, LinkId, RequestId, SendError, StreamId,
-    TraceId,
+    CallId, CallOptions, CloseReason, Connection, Dial, Event, LinkId, RequestId, SendError, StreamId, TraceId,
 };
 use crate::entropy::Entropy;
 use crate::handshake::Peer;
@@ -86,18 +85,30 @@ enum State {
     },
 }
 
+/// Where a channel leads.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// What it is for.
+    pub lane: Lane,
+    /// Whom it has to reach, if that is known: nobody else is talked to.
+    pub expected: Option<NodeId>,
+    /// Its transports are named by the numbers above this, so that an owner of several channels can give each a range of
+    /// its own, and ids of different channels never meet.
+    pub links_above: LinkId,
+}
+
 /// The way to one peer. See the [module](self).
 #[derive(Debug)]
 pub struct Channel {
     config: Arc<Config>,
     admission: Admission,
     entropy: Entropy,
-    lane: Lane,
-    expected: Option<NodeId>,
+    route: Route,
     state: State,
     /// Connections lost or refused in a row; 0 once one is established.
     failures: u32,
-    /// What `failures` was when the connection became established: taken up again if the peer refuses it after all.
+    /// What `failures` was when the connection became established: taken up again if the two ends turn out not to
+    /// understand each other, so that a pair that connects and fails at once does not go round and round.
     failures_before: u32,
     last_link: u64,
     /// Of the next call or stream made while there is no connection. Greater than any id used so far.
@@ -109,24 +120,17 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// A channel that connects when it is first used, to nobody but `expected` if that is known.
-    pub fn new(
-        config: Arc<Config>,
-        admission: Admission,
-        entropy: Entropy,
-        lane: Lane,
-        expected: Option<NodeId>,
-    ) -> Channel {
+    /// A channel that connects when it is first used.
+    pub fn new(config: Arc<Config>, admission: Admission, entropy: Entropy, route: Route) -> Channel {
         Channel {
             config,
             admission,
             entropy,
-            lane,
-            expected,
+            route,
             state: State::Idle,
             failures: 0,
             failures_before: 0,
-            last_link: 0,
+            last_link: route.links_above.0,
             next_id: 1,
             events: VecDeque::new(),
             actions: VecDeque::new(),
@@ -220,7 +224,7 @@ impl Channel {
         let used = !matches!(self.state, State::Idle);
         self.shut(now, "the peer's address changed");
         self.failures = 0;
-        if used && (self.lane == Lane::Messages) {
+        if used && (self.route.lane == Lane::Messages) {
             self.dial(now);
         }
     }
@@ -247,7 +251,7 @@ impl Channel {
         if let State::Down { retry_at, .. } = self.state
             && now >= retry_at
         {
-            match self.lane {
+            match self.route.lane {
                 Lane::Messages => self.dial(now),
                 Lane::Bulk => self.state = State::Idle,
             }
@@ -332,7 +336,7 @@ impl Channel {
             self.dial(now);
         }
         // A bulk channel redials only because it is used, so this use waits for the outcome.
-        let waits = self.failures == 0 || self.lane == Lane::Bulk;
+        let waits = self.failures == 0 || self.route.lane == Lane::Bulk;
         match &mut self.state {
             State::Linked { connection, .. } if waits || connection.is_established() => Some(connection),
             _ => None,
@@ -342,7 +346,7 @@ impl Channel {
     fn dial(&mut self, now: Instant) {
         self.last_link += 1;
         let link = LinkId(self.last_link);
-        let (lane, expected, first_id) = (self.lane, self.expected, self.next_id);
+        let (Route { lane, expected, .. }, first_id) = (self.route, self.next_id);
         let dial = Dial { link, nonce: self.entropy.nonce(), lane, expected, first_id };
         let connection = Connection::dial(self.config.clone(), self.admission.clone(), now, dial);
         self.state = State::Linked { link, connection: Box::new(connection) };
@@ -385,8 +389,8 @@ impl Channel {
         self.actions.push_back(Action::Hangup { link: *link, last: last.into() });
         self.next_id = connection.next_id();
         self.metrics.merge(connection.metrics());
-        if matches!(why, CloseReason::Peer { code: CloseCode::Refused, .. }) {
-            self.failures += self.failures_before;
+        if why.is_incompatible() {
+            self.failures = self.failures.saturating_add(self.failures_before);
         }
         self.failures_before = 0;
         self.failures = self.failures.saturating_add(1);

@@ -33,9 +33,10 @@ pub const HEADER_BYTES: usize = 40;
 /// the handshake instead.
 pub const FRAME_VERSION: u8 = 1;
 
-/// Bytes reserved for a body that has not arrived whole: a page, so that many idle connections with a begun frame
-/// stay cheap, and the buffer doubles only as bytes really arrive.
-const BODY_RESERVE_BYTES: usize = 4096;
+/// The most that is reserved on the word of a header, for a body that has not arrived whole; beyond it the buffer grows
+/// only as bytes really arrive. Chunks of streams fit, so that they are not moved while they grow; a stranger's
+/// frames are bounded far lower by the limit on handshake bodies.
+const BODY_RESERVE_BYTES: usize = 128 << 10;
 
 /// What a frame is for. The number is on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -395,7 +396,7 @@ mod tests {
         encode(&Header::new(Kind::OneWay, 0), &body, &mut wire);
         let mut decoder = Decoder::new(1 << 20);
         assert_eq!(decoder.next(&mut &wire[..HEADER_BYTES + 1]), Ok(None));
-        assert!(decoder.body.capacity() <= 2 * BODY_RESERVE_BYTES);
+        assert!(decoder.body.capacity() <= BODY_RESERVE_BYTES);
         let frame = decoder.next(&mut &wire[HEADER_BYTES + 1..]).unwrap().unwrap();
         assert_eq!(frame.body, body);
     }

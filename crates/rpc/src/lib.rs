@@ -11,7 +11,9 @@
 //! * [`Connection`]: one connection's state machine. Everything the protocol promises is kept there.
 //! * [`Channel`]: the way to one peer: connects when used, reconnects, fails fast while the peer is away.
 //!
-//! Then [`frame`] (the bytes), [`handshake`] (who may talk), [`Status`] (how calls fail), [`metrics`].
+//! Then [`frame`] (the bytes), [`handshake`] (who may talk), [`Status`] (how calls fail), [`metrics`]; [`mod@service`] for typed
+//! methods. Two modules join the pure ones to the world: [`driver`] to an event loop of `dstore-net`, [`blocking`] to a
+//! socket and a thread that waits.
 //!
 //! What must hold:
 //! * every call ends exactly once: with its reply, an error, or its deadline at the latest;
@@ -22,18 +24,21 @@
 //! to be trusted not to rewrite traffic. Deadlines travel as the time that is left, so the time on the wire is not
 //! counted at the server; the caller's own clock always is.
 
+pub mod blocking;
 pub mod channel;
 pub mod config;
 pub mod connection;
 mod deadline;
+pub mod driver;
 pub mod entropy;
 pub mod frame;
 pub mod handshake;
 pub mod identity;
 pub mod metrics;
+pub mod service;
 pub mod status;
 
-pub use channel::{Action, Channel, ChannelState};
+pub use channel::{Action, Channel, ChannelState, Route};
 pub use config::{Admission, Config, Limits, Timeouts};
 pub use connection::{
     CallId, CallOptions, CloseCode, CloseReason, Connection, Dial, Event, LinkId, RequestId, SendError, StreamId,
@@ -43,4 +48,5 @@ pub use entropy::Entropy;
 pub use handshake::{Nonce, Peer, Refusal};
 pub use identity::{ClusterId, Identity, Incarnation, Lane, NodeId, Secret};
 pub use metrics::Metrics;
+pub use service::Answer;
 pub use status::{Code, Execution, Status};

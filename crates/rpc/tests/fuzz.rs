@@ -19,7 +19,7 @@ const CASES_DEFAULT: u64 = 5_000;
 const BODY_BYTES_MAX: usize = 4096;
 const REQUESTS_MAX: usize = 8;
 
-struct Dice(ChaCha8Rng);
+struct Dice(ChaCha8Rng, u64);
 
 impl Dice {
     fn below(&mut self, bound: usize) -> usize {
@@ -42,8 +42,16 @@ impl Dice {
     }
 
     fn frame(&mut self, wire: &mut BytesMut) {
-        let kind = Kind::ALL[self.below(Kind::ALL.len())];
+        let kind = match self.below(3) {
+            0 => Kind::ALL[self.below(Kind::ALL.len())],
+            _ => [Kind::Request, Kind::OneWay, Kind::StreamOpen, Kind::StreamChunk, Kind::Cancel][self.below(5)],
+        };
         let mut header = Header::new(kind, self.id());
+        if matches!(kind, Kind::Request | Kind::StreamOpen) && self.below(20) > 0 {
+            // As a correct peer would, so that more happens before the connection is closed.
+            self.1 += 2;
+            header.id = self.1;
+        }
         header.flags = u16::from(kind == Kind::StreamChunk && self.below(3) == 0);
         header.method = self.id() as u32;
         header.trace = self.id();
@@ -147,7 +155,7 @@ impl Victim {
 }
 
 fn attack(seed: u64, now: Instant) {
-    let mut dice = Dice(ChaCha8Rng::seed_from_u64(seed));
+    let mut dice = Dice(ChaCha8Rng::seed_from_u64(seed), 0);
     let mut connection = match dice.below(3) {
         0 => Connection::accept(config(2), Admission::default(), now, LinkId(1), [2; 32]),
         _ => {
@@ -197,7 +205,7 @@ fn nothing_a_peer_sends_panics_or_grows_without_bound() {
 #[test]
 fn the_decoder_finds_the_same_frames_however_the_bytes_are_split() {
     for seed in 0..300 {
-        let mut dice = Dice(ChaCha8Rng::seed_from_u64(seed));
+        let mut dice = Dice(ChaCha8Rng::seed_from_u64(seed), 0);
         let wire = dice.nonsense();
         let read = |dice: &mut Dice, piecewise: bool| {
             let mut decoder = Decoder::new(BODY_BYTES_MAX);

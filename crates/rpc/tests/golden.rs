@@ -4,11 +4,12 @@
 //! Every script runs twice: with the bytes delivered in the pieces they were sent in, and one by one; both must
 //! print the same. `RPC_GOLDEN=write cargo test` rewrites the scripts with what was printed.
 
-mod common;
+#[path = "common/world.rs"]
+mod world;
 
 use std::path::Path;
 
-use common::world::{Delivery, World};
+use world::{Delivery, World};
 
 /// Runs a script and returns it with the outcome of every command.
 fn play(script: &str, delivery: Delivery) -> String {
@@ -35,12 +36,14 @@ fn every_script_prints_what_it_did() {
     assert!(scripts.len() >= 8, "scripts are missing from {}", folder.display());
     let write = std::env::var("RPC_GOLDEN").is_ok_and(|mode| mode == "write");
     let mut differing = Vec::new();
+    let mut all = String::new();
     for path in scripts {
         let script = std::fs::read_to_string(&path).unwrap();
         let whole = play(&script, Delivery::Whole);
         let bytes = play(&script, Delivery::ByteByByte);
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         assert_eq!(whole, bytes, "{name} depends on how the bytes are split");
+        all.push_str(&whole);
         if write {
             std::fs::write(&path, &whole).unwrap();
         } else if whole != script {
@@ -52,4 +55,8 @@ fn every_script_prints_what_it_did() {
         }
     }
     assert!(differing.is_empty(), "{}", differing.join("\n"));
+    for kind in dstore_rpc::frame::Kind::ALL {
+        let seen = [format!("a>b {kind:?}"), format!("b>a {kind:?}")].iter().any(|frame| all.contains(frame));
+        assert!(seen, "no script shows a {kind:?} frame");
+    }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dstore_rpc::{
     Action, Admission, CallId, CallOptions, Channel, ClusterId, Code, Config, Connection, Entropy, Event, Execution,
-    Identity, Incarnation, Lane, LinkId, NodeId, RequestId, Secret, Status, StreamId, TraceId,
+    Identity, Incarnation, Lane, LinkId, NodeId, RequestId, Route, Secret, Status, StreamId, TraceId,
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng as _};
@@ -126,8 +126,9 @@ impl Simulation {
         let lane = if dice.one_in(3) { Lane::Bulk } else { Lane::Messages };
         let (dialer_config, server_config) = (config(1, &mut dice), config(2, &mut dice));
         let entropy = Entropy::new([seed as u8; 32]);
+        let route = Route { lane, expected: Some(NodeId(2)), links_above: LinkId(0) };
         let admission = Admission::new(1 + dice.below(30), 1 << 20);
-        let dialer = Channel::new(Arc::new(dialer_config), Admission::default(), entropy, lane, Some(NodeId(2)));
+        let dialer = Channel::new(Arc::new(dialer_config), Admission::default(), entropy, route);
         Simulation {
             dice,
             now,

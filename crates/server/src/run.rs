@@ -22,9 +22,9 @@ use crate::store::{self, Flusher, SharedEngine};
 /// How long clients may take to receive their last replies once the node was asked to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// Unsent replies at which a client is given up, in multiples of the high-water mark: what is under way when the mark
-/// is passed must still find room, down to one largest value.
-const OUTPUT_SLACK: usize = 4;
+/// Unsent replies at which a client is given up, in largest replies: what is under way when the high-water mark is passed
+/// must still find room, with what the encoding adds.
+const OUTPUT_REPLIES: usize = 2;
 
 /// Runs a node until it is told to stop.
 ///
@@ -125,7 +125,8 @@ fn facts(config: &Config, dir: &DataDir) -> Facts {
 }
 
 fn listen(event_loop: &mut EventLoop<Front>, config: &Config) -> anyhow::Result<SocketAddr> {
-    let output_bytes_max = config.output_bytes_high_water + OUTPUT_SLACK * config.value_bytes_max;
+    let reply_bytes_max = dstore_kv::Limits::default().reply_bytes_max;
+    let output_bytes_max = config.output_bytes_high_water + OUTPUT_REPLIES * reply_bytes_max;
     let listener = ListenerConfig {
         connection: ConnectionConfig {
             input_bytes_max: config.request_bytes_max,

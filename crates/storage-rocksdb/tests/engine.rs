@@ -1,5 +1,7 @@
 //! The RocksDB engine keeps the contract of engines, refuses what is not its own, and stays failed.
 
+#![allow(clippy::unwrap_used)] // In helpers of tests, too.
+
 use std::path::Path;
 
 use dstore_storage::suite::engine::{Harness, all};
@@ -201,6 +203,33 @@ fn a_damaged_table_is_reported_as_corrupt() {
     let engine = open(place.path()).unwrap();
     let error = engine.get(b"key00000").unwrap_err();
     assert!(matches!(error, EngineError::Corrupt(_)), "{error}");
+}
+
+/// Memtables fill faster than they can be flushed, whatever the disk: a write is a copy in memory.
+#[test]
+fn an_engine_that_is_behind_refuses_writes_whole_and_takes_them_later() {
+    let place = TempDir::new().unwrap();
+    let engine = open(place.path()).unwrap();
+    let value = vec![7; 1 << 20];
+    let mut number = 0;
+    let busy = loop {
+        number += 1;
+        assert!(number < 20_000, "never behind");
+        let key = number.to_string();
+        if let Err(error) = engine.write(&[put(&key, &value), put("applied", key.as_bytes())]) {
+            break error;
+        }
+    };
+    assert!(matches!(busy, EngineError::Busy(_)), "{busy}");
+    assert_eq!(engine.stats().busy_total, 1);
+    assert_eq!(number_of(engine.get(b"applied").unwrap()), number - 1);
+    assert_eq!(engine.get(number.to_string().as_bytes()).unwrap(), None);
+    engine.flush().unwrap();
+    while let Err(error) = engine.write(&[put("applied", number.to_string().as_bytes())]) {
+        assert!(matches!(error, EngineError::Busy(_)), "{error}");
+        std::thread::yield_now();
+    }
+    assert_eq!(number_of(engine.get(b"applied").unwrap()), number);
 }
 
 /// The table of the next flush cannot be made, because its directory is gone.

@@ -1,5 +1,7 @@
 //! The memory engine keeps the contract of engines, and does on demand what only it can do.
 
+#![allow(clippy::unwrap_used)] // In helpers of tests, too.
+
 use dstore_storage::suite::engine::{Harness, all};
 use dstore_storage::{Bytes, Engine, EngineError, MemoryEngine, Reader, WriteOp};
 

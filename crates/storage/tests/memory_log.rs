@@ -1,5 +1,7 @@
 //! The memory log keeps the contract of logs, and does on demand what only it can do.
 
+#![allow(clippy::unwrap_used)] // In helpers of tests, too.
+
 use std::collections::BTreeSet;
 
 use dstore_storage::suite::log::{Harness, all, append};

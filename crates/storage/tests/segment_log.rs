@@ -1,5 +1,7 @@
 //! The segment log keeps the contract of logs, on the simulated disk and on the real one.
 
+#![allow(clippy::unwrap_used)] // In helpers of tests, too.
+
 use std::sync::Arc;
 use std::sync::mpsc;
 

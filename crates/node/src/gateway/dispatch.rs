@@ -6,7 +6,7 @@ use dstore_storage::{Engine, LogIndex};
 
 use super::connection;
 use super::server;
-use super::session::{Multi, SessionId, WAITING_MAX, Waiting, Watched};
+use super::session::{Multi, SessionId, Waiting, Watched};
 use crate::replica::{Call, Order};
 use crate::{Node, NodeError, Now, Output};
 
@@ -17,6 +17,17 @@ const MULTI_COMMANDS_MAX: usize = 100_000;
 /// gets an entry of its own. So that only what is alone in its entry can grow beyond what the log takes, and a flood of
 /// writes does not become one huge write to disk.
 const SHARED_BYTES_MAX: usize = 1 << 20;
+
+/// What came of running commands as one.
+enum Tried {
+    Done(Reply),
+    /// They must run again in [`Order::Logged`].
+    NeedsTime,
+    /// They came to more than one entry, or one reply, may hold; what they did so far must be undone.
+    TooLarge(&'static str),
+}
+
+const TOO_LARGE_ENTRY: Tried = Tried::TooLarge("the changes are too large for one log entry");
 
 /// A command that was found in the table, with its arguments.
 type Command = (&'static CommandSpec, Vec<Bytes>);
@@ -34,7 +45,10 @@ impl<E: Engine> Node<E> {
         let spec = match resolve(&args) {
             Ok(spec) => spec,
             Err(refusal) => {
-                if let Some(multi) = &mut session.multi {
+                if args[0].eq_ignore_ascii_case(b"EXEC") {
+                    // An EXEC that is malformed still ends the transaction; its error says so.
+                    session.end_transaction();
+                } else if let Some(multi) = &mut session.multi {
                     multi.aborted = true;
                 }
                 self.answer(id, refusal, None);
@@ -100,11 +114,12 @@ impl<E: Engine> Node<E> {
             self.outputs.push_back(Output::Reply { session: id, reply, version });
             return;
         };
-        session.waiting.push_back(Waiting { index, reply, version });
+        let bytes = reply.bytes_len();
+        session.push_waiting(Waiting { index, reply, bytes, version });
         if behind != Some(index) {
             self.waiters.push_back((index, id));
         }
-        if session.waiting.len() >= WAITING_MAX && !session.paused {
+        if session.waits_too_much() && !session.paused {
             session.paused = true;
             self.outputs.push_back(Output::Pause { session: id });
         }
@@ -114,12 +129,10 @@ impl<E: Engine> Node<E> {
     pub(crate) fn release(&mut self, applied: LogIndex) {
         while let Some((_, id)) = self.waiters.pop_front_if(|(index, _)| *index <= applied) {
             let Some(session) = self.sessions.get_mut(id) else { continue };
-            while let Some(Waiting { reply, version, .. }) =
-                session.waiting.pop_front_if(|waiting| waiting.index <= applied)
-            {
+            while let Some(Waiting { reply, version, .. }) = session.pop_waiting(applied) {
                 self.outputs.push_back(Output::Reply { session: id, reply, version });
             }
-            if session.paused && session.waiting.len() < WAITING_MAX / 2 {
+            if session.paused && session.waits_little() {
                 session.paused = false;
                 self.outputs.push_back(Output::Resume { session: id });
             }
@@ -159,10 +172,10 @@ impl<E: Engine> Node<E> {
 
     fn discard(&mut self, id: SessionId) -> Reply {
         let Some(session) = self.sessions.get_mut(id) else { return Reply::Null };
-        if session.multi.take().is_none() {
+        if session.multi.is_none() {
             return Reply::error("ERR DISCARD without MULTI");
         }
-        session.watched.clear();
+        session.end_transaction();
         Reply::OK
     }
 
@@ -218,33 +231,31 @@ impl<E: Engine> Node<E> {
         let (db, waits) = (session.db, !session.waiting.is_empty());
         let writes = commands.iter().any(|(spec, _)| spec.flags.has(CommandFlags::WRITE));
         let is_alone = watched.is_some() || bytes_of(&commands[0].1) > SHARED_BYTES_MAX;
-        if writes && (is_alone || self.replica.open_bytes() > SHARED_BYTES_MAX) {
-            self.end_turn();
-        }
         // Who waits for nothing may read what is applied. Everything else comes behind what is logged.
         let logged = writes || waits || watched.is_some_and(|watched| !watched.is_empty());
         let mut order = if logged { Order::Logged } else { Order::Applied };
         loop {
-            if let Some(reply) = self.try_execute(now, id, order, commands, watched)? {
-                if self.replica.open_bytes() > self.limits.entry_bytes_max {
-                    assert!(is_alone, "{} bytes of effects in a shared entry", self.replica.open_bytes());
-                    self.replica.abandon();
-                    return Ok((
-                        Reply::error("ERR the changes are too large for one log entry; nothing was done"),
-                        None,
-                    ));
-                }
-                return Ok((reply, self.replica.dependency(order)));
+            if order == Order::Logged && (is_alone || self.replica.open_bytes() > SHARED_BYTES_MAX) {
+                self.end_turn();
             }
-            // A key's deadline has passed by the clock alone. The log gets the time, and the commands run again in it.
-            order = Order::Logged;
+            match self.try_execute(now, id, order, commands, watched)? {
+                Tried::Done(reply) => return Ok((reply, self.replica.dependency(order))),
+                Tried::TooLarge(what) => {
+                    if order == Order::Logged {
+                        assert!(is_alone, "{} bytes of effects in a shared entry", self.replica.open_bytes());
+                        self.replica.abandon();
+                    }
+                    return Ok((Reply::error(format!("ERR {what}; nothing was done")), None));
+                }
+                // A key's deadline has passed by the clock alone. The log gets the time, and the commands run in it.
+                Tried::NeedsTime => order = Order::Logged,
+            }
             if let Some(session) = self.sessions.get_mut(id) {
                 session.db = db;
             }
         }
     }
 
-    /// `None`: it must be done again in [`Order::Logged`].
     fn try_execute(
         &mut self,
         now: Now,
@@ -252,23 +263,37 @@ impl<E: Engine> Node<E> {
         order: Order,
         commands: &[Command],
         watched: Option<&[Watched]>,
-    ) -> Result<Option<Reply>, NodeError> {
-        let Some(watched) = watched else { return self.run(now, id, order, &commands[0]) };
+    ) -> Result<Tried, NodeError> {
+        let Some(watched) = watched else {
+            let reply = self.run(now, id, order, &commands[0])?;
+            return Ok(if self.entry_overflows() {
+                TOO_LARGE_ENTRY
+            } else {
+                reply.map_or(Tried::NeedsTime, Tried::Done)
+            });
+        };
         if !self.unchanged(now, watched)? {
-            return Ok(Some(Reply::NullArray));
+            return Ok(Tried::Done(Reply::NullArray));
         }
         let mut replies = Vec::with_capacity(commands.len());
+        let mut reply_bytes = 0;
         for command in commands {
-            match self.run(now, id, order, command)? {
-                Some(reply) => replies.push(reply),
-                None => return Ok(None),
+            let Some(reply) = self.run(now, id, order, command)? else { return Ok(Tried::NeedsTime) };
+            reply_bytes += reply.bytes_len();
+            replies.push(reply);
+            if self.entry_overflows() {
+                return Ok(TOO_LARGE_ENTRY);
             }
-            if self.replica.open_bytes() > self.limits.entry_bytes_max {
-                break;
+            if reply_bytes > self.limits.commands.reply_bytes_max {
+                return Ok(Tried::TooLarge("the replies of the transaction are too large together"));
             }
         }
         self.stats.commands += commands.len() as u64;
-        Ok(Some(Reply::Array(replies)))
+        Ok(Tried::Done(Reply::Array(replies)))
+    }
+
+    fn entry_overflows(&self) -> bool {
+        self.replica.open_bytes() > self.limits.entry_bytes_max
     }
 
     /// One command, alone or inside EXEC.

@@ -53,7 +53,9 @@ pub(crate) struct Session {
     pub(crate) watched: Vec<Watched>,
     /// Replies that wait for an entry, and those behind them. Their indexes never fall from front to back.
     pub(crate) waiting: VecDeque<Waiting>,
-    /// Set once `waiting` grew so long that no further request is taken; see [`WAITING_MAX`].
+    /// Memory that `waiting` takes.
+    pub(crate) waiting_bytes: usize,
+    /// Set once `waiting` grew so much that no further request is taken; see [`Session::waits_too_much`].
     pub(crate) paused: bool,
     /// QUIT was answered: nothing more is taken, and the connection closes behind the last reply.
     pub(crate) closing: bool,
@@ -61,7 +63,10 @@ pub(crate) struct Session {
 
 /// Replies of one session that may wait for the disk before its requests are read no further. Deep enough for any
 /// pipeline that clients send, small enough that a flood costs kilobytes.
-pub(crate) const WAITING_MAX: usize = 4096;
+const WAITING_MAX: usize = 4096;
+
+/// Memory that those replies may take before the same happens: reads behind one's own writes may be long.
+const WAITING_BYTES_MAX: usize = 1 << 20;
 
 /// A transaction being queued.
 #[derive(Debug, Default)]
@@ -86,6 +91,8 @@ pub(crate) struct Waiting {
     /// Leaves once this entry is applied.
     pub(crate) index: LogIndex,
     pub(crate) reply: Reply,
+    /// Memory it takes.
+    pub(crate) bytes: usize,
     pub(crate) version: ProtocolVersion,
 }
 
@@ -105,9 +112,38 @@ impl Session {
             multi: None,
             watched: Vec::new(),
             waiting: VecDeque::new(),
+            waiting_bytes: 0,
             paused: false,
             closing: false,
         }
+    }
+
+    pub(crate) fn push_waiting(&mut self, waiting: Waiting) {
+        self.waiting_bytes += waiting.bytes;
+        self.waiting.push_back(waiting);
+    }
+
+    /// The next reply that waited for an entry up to `applied`.
+    pub(crate) fn pop_waiting(&mut self, applied: LogIndex) -> Option<Waiting> {
+        let waiting = self.waiting.pop_front_if(|waiting| waiting.index <= applied)?;
+        self.waiting_bytes -= waiting.bytes;
+        Some(waiting)
+    }
+
+    /// Whether no further request should be taken.
+    pub(crate) fn waits_too_much(&self) -> bool {
+        self.waiting.len() >= WAITING_MAX || self.waiting_bytes >= WAITING_BYTES_MAX
+    }
+
+    /// Whether so little waits that requests may be taken again.
+    pub(crate) fn waits_little(&self) -> bool {
+        self.waiting.len() < WAITING_MAX / 2 && self.waiting_bytes < WAITING_BYTES_MAX / 2
+    }
+
+    /// Forgets what was queued and watched.
+    pub(crate) fn end_transaction(&mut self) {
+        self.multi = None;
+        self.watched.clear();
     }
 
     /// Back to how a connection begins, for RESET. The replies that wait stay: they are owed.
@@ -115,8 +151,7 @@ impl Session {
         self.db = 0;
         self.resp = ProtocolVersion::Resp2;
         self.name = Bytes::new();
-        self.multi = None;
-        self.watched.clear();
+        self.end_transaction();
     }
 }
 

@@ -24,13 +24,21 @@ impl<S: LogStorage> Raft<S> {
         }
     }
 
-    /// Stands for election now rather than at the timeout; pre-vote and everybody's promises hold. For a group's first
-    /// election, or when the driver knows that there is no leader. Does nothing on a leader or a node without a vote.
+    /// Stands for election as soon as this node may, rather than at the timeout: at once, unless it has heard from a leader
+    /// within a lease, or restarted within one. Its own vote is bound like any other. For a group's first election, or when
+    /// the driver knows that there is no leader.
     pub fn campaign(&mut self, now: Time) {
         self.observe(now);
         if self.role != Role::Leader && self.is_electable() {
-            self.become_pre_candidate();
+            self.deadline = self.deadline.min(self.promise_ends());
+            self.tick(now);
         }
+    }
+
+    /// When this node is free to vote, for itself as for others.
+    fn promise_ends(&self) -> Time {
+        let heard = self.heard_at.map_or(self.now, |at| at + self.config.lease);
+        self.now.max(heard).max(self.grace_until)
     }
 
     /// The connection to a peer is lost, and the peer with it perhaps. What was on its way to it may be lost as well; and if
@@ -47,14 +55,15 @@ impl<S: LogStorage> Raft<S> {
             // Spread, so that the followers do not all stand at once.
             let spread = self.config.heartbeat_interval.as_nanos() as u64 * 2;
             let wait = Time::from_nanos(self.random.below(spread)).since(Time::default());
-            let promise_ends = self.heard_at.map_or(self.now, |at| at + self.config.lease);
-            self.deadline = self.deadline.min(self.now.max(promise_ends) + wait);
+            self.deadline = self.deadline.min(self.promise_ends() + wait);
         }
     }
 
-    /// Whether this node may lead: it is a voter of its own configuration.
+    /// Whether this node may lead: it votes in its configuration, or in one that is not known to be superseded. Until the
+    /// configuration that removes a node is committed, that node may be the only one with enough of the log to be elected,
+    /// so it must stand, though not vote, for itself (dissertation, section 4.2.2).
     fn is_electable(&self) -> bool {
-        self.configuration().is_voter(self.id) && !self.log.is_restarting()
+        !self.log.is_restarting() && self.configurations.since(self.log.commit()).any(|c| c.is_voter(self.id))
     }
 
     pub(super) fn reset_election_deadline(&mut self) {
@@ -88,6 +97,7 @@ impl<S: LogStorage> Raft<S> {
     }
 
     fn become_pre_candidate(&mut self) {
+        assert!(self.promise_ends() <= self.now, "nobody stands while its vote is promised");
         self.become_follower(self.hard.term, None);
         self.role = Role::PreCandidate;
         let body = Body::PreVote { last: self.log.last() };

@@ -129,11 +129,7 @@ impl<S: LogStorage> Raft<S> {
         self.log.restart_at(meta.last);
         self.configurations = History::new(meta.last.index, meta.configuration.clone());
         self.verified = meta.last.index;
-        if planted!(self, AckSnapshotBeforeInstall) {
-            self.send(from, Body::AppendAccepted { matched: meta.last.index });
-        } else {
-            self.acknowledge(from, meta.last.index);
-        }
+        self.acknowledge(from, meta.last.index);
         self.installing = Some(meta);
     }
 }

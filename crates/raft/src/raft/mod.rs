@@ -50,9 +50,18 @@ pub struct Restored {
     pub hard_state: HardState,
     /// The last entry contained in the applied state that survived; (0, 0) if there is none.
     pub applied: EntryId,
-    /// The configuration in force at that entry. For a new group, its first configuration, the same on every member; for a
-    /// node that is to join a group, the empty one.
+    /// The configuration in force at that entry; the empty one for a node that is to join a group.
     pub configuration: Configuration,
+}
+
+impl Restored {
+    /// What every first member of a new group starts from: a state that has already applied one entry, (1, 1), which was
+    /// never in any log. Since no log begins before it, whoever joins later gets a snapshot first, and with it the
+    /// configuration, which a log from its very beginning would not tell.
+    pub fn bootstrap(configuration: Configuration) -> Restored {
+        let applied = EntryId::new(Term(1), LogIndex(1));
+        Restored { hard_state: HardState::default(), applied, configuration }
+    }
 }
 
 /// One member of one group.
@@ -136,8 +145,8 @@ impl<S: LogStorage> Raft<S> {
         if seen > hard.term {
             hard = HardState { term: seen, vote: None };
         }
-        // A node that was never in any term has promised nothing to anyone.
-        let fresh = hard == HardState::default();
+        // A node that never wrote a term has promised nothing: it answers nobody before its term is durable.
+        let fresh = hard_state == HardState::default();
         let grace_until = if fresh { now } else { now + config.lease };
         let mut random = Random::new(seed);
         let reads = Reads::new(random.next_u64());
@@ -207,6 +216,12 @@ impl<S: LogStorage> Raft<S> {
     /// The last entry reported applied.
     pub fn applied_index(&self) -> LogIndex {
         self.log.applied()
+    }
+
+    /// The log is durable here up to this entry. It moves back when entries are overwritten. The log may be compacted no
+    /// further than this, however much has been applied: beyond it the store may still hold what is about to be replaced.
+    pub fn durable_index(&self) -> LogIndex {
+        self.log.durable()
     }
 
     /// The last entry of the log.

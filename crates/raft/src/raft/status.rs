@@ -91,3 +91,19 @@ impl<S: LogStorage> Raft<S> {
         }
     }
 }
+
+/// What an observer in a test looks at.
+#[cfg(test)]
+impl<S: LogStorage> Raft<S> {
+    pub(crate) fn log_base(&self) -> EntryId {
+        self.log.base()
+    }
+
+    pub(crate) fn term_at(&self, index: LogIndex) -> Option<Term> {
+        self.log.term(index)
+    }
+
+    pub(crate) fn entry(&self, index: LogIndex) -> Option<Entry> {
+        self.log.read(index, index, u64::MAX).ok()?.pop()
+    }
+}

@@ -78,8 +78,16 @@ fn describe(spec: &'static CommandSpec) -> Reply {
         name_set(spec.categories().names()),
         Reply::Set(spec.tips.iter().map(|tip| Reply::bulk_static(tip)).collect()),
         Reply::Set(describe_keys(keys).into_iter().collect()),
-        Reply::Set(spec.subcommands().iter().map(describe).collect()),
+        describe_subcommands(spec.subcommands()),
     ])
+}
+
+/// In RESP3, Redis gives an array if there are any, and an empty set if there are none.
+fn describe_subcommands(subcommands: &'static [CommandSpec]) -> Reply {
+    if subcommands.is_empty() {
+        return Reply::Set(Vec::new());
+    }
+    Reply::Array(subcommands.iter().map(describe).collect())
 }
 
 /// The key specification: where the search for keys begins, and how it goes on from there.

@@ -166,9 +166,13 @@ impl CommandSpec {
         args[start..end].iter().step_by(usize::from(step).max(1))
     }
 
-    /// The answer to a request with the wrong number of arguments.
+    /// The answer to a request with the wrong number of arguments. EXEC, then, discards the transaction and says so.
     pub fn arity_error(&self) -> Reply {
-        Reply::error(format!("ERR wrong number of arguments for '{}' command", self.full_name))
+        let code = match self.id {
+            CommandId::Exec => "EXECABORT Transaction discarded because of:",
+            _ => "ERR",
+        };
+        Reply::error(format!("{code} wrong number of arguments for '{}' command", self.full_name))
     }
 
     /// All access categories: the table's own and those that follow from the flags.

@@ -4,8 +4,8 @@
 //! request is taken in one go. Of a large one the decoder takes each piece as it comes and keeps it, so that
 //! the input buffer of the connection stays small, no byte is looked at twice, and a value is copied once.
 //!
-//! The arguments that come out own their bytes and nothing else: they do not keep the input buffer alive. Small ones
-//! share one allocation per piece of input (at most [`SHARED_BYTES_MAX`] bytes each); a large one is alone in its own.
+//! The arguments that come out own their bytes and nothing else: a key that is kept keeps neither the input buffer nor
+//! the value that came with it.
 //!
 //! Bounds: one request, with the memory that holds its arguments together, stays below
 //! [`Limits::request_bytes_max`], however many arguments it announces.
@@ -16,7 +16,7 @@ mod number;
 
 use bytes::Bytes;
 
-use self::multibulk::{Multibulk, Span};
+use self::multibulk::Multibulk;
 pub(crate) use self::number::parse_i64;
 
 /// What a decoder found at the start of the input.
@@ -50,8 +50,8 @@ impl Default for Limits {
     }
 }
 
-/// What an argument costs beside its bytes.
-pub const ARG_OVERHEAD_BYTES: usize = size_of::<Bytes>();
+/// What an argument costs beside its bytes: its handle, and what the allocator adds to a small piece of memory.
+pub const ARG_OVERHEAD_BYTES: usize = size_of::<Bytes>() + 16;
 
 /// Longest inline command, and longest line that announces a length, in bytes.
 pub const LINE_BYTES_MAX: usize = 64 * 1024;
@@ -62,8 +62,8 @@ pub const UNAUTHENTICATED_ARGS_MAX: usize = 10;
 /// Longest argument before authentication.
 pub const UNAUTHENTICATED_BULK_BYTES_MAX: usize = 16 * 1024;
 
-/// An argument longer than this gets an allocation of its own, so that keeping a small one never keeps a large one.
-pub const SHARED_BYTES_MAX: usize = 4 * 1024;
+/// An argument up to this length is taken when it is whole, a longer one piece by piece.
+pub const SMALL_ARG_BYTES_MAX: usize = 4 * 1024;
 
 /// Why the bytes of a client are no request. The connection cannot go on: what follows has no known meaning.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -133,8 +133,6 @@ pub struct RequestDecoder {
     partial: Option<Multibulk>,
     /// How much of the line at the start of the input is known not to hold its end.
     scanned: usize,
-    /// Where in the input the arguments lie that were found and not yet copied; empty between calls.
-    found: Vec<Span>,
     /// Set by the first error: there is no way to tell where the next request begins.
     failed: Option<ProtocolError>,
 }
@@ -142,7 +140,7 @@ pub struct RequestDecoder {
 impl RequestDecoder {
     /// A decoder at the start of a connection that needs no authentication.
     pub fn new(limits: Limits) -> RequestDecoder {
-        RequestDecoder { limits, unauthenticated: false, partial: None, scanned: 0, found: Vec::new(), failed: None }
+        RequestDecoder { limits, unauthenticated: false, partial: None, scanned: 0, failed: None }
     }
 
     /// Sets whether the connection has still to authenticate, which lowers the limits.
@@ -150,9 +148,10 @@ impl RequestDecoder {
         self.unauthenticated = unauthenticated;
     }
 
-    /// Whether part of a request has been taken from the input.
-    pub fn is_within_request(&self) -> bool {
-        self.partial.is_some()
+    /// Memory held for the request under way, of which part was taken from the input: at most
+    /// [`Limits::request_bytes_max`], and at most a small multiple of what came. 0 between requests.
+    pub fn held_bytes(&self) -> usize {
+        self.partial.as_ref().map_or(0, Multibulk::held_bytes)
     }
 
     /// Takes what it can from the start of `input`: all bytes received and neither skipped nor part of a message so far.

@@ -1,13 +1,13 @@
 //! Multibulk requests: `*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1\r\nv\r\n`.
 //!
-//! A call looks for as many whole arguments as the input holds, copies them together, and gives the input back; only an
-//! argument that is not whole stays there. A large argument is copied piece by piece into its own place instead. So
-//! each byte is copied once, and at most one short line and one small argument are ever looked at again.
+//! A call takes as many whole arguments as the input holds and gives the input back; only a small argument that is not
+//! whole stays there. A large argument is taken piece by piece. So each byte is copied once, and at most one short
+//! line is ever looked at again.
 
 use bytes::Bytes;
 
 use super::{
-    ARG_OVERHEAD_BYTES, Decoded, LINE_BYTES_MAX, ProtocolError, RequestDecoder, SHARED_BYTES_MAX,
+    ARG_OVERHEAD_BYTES, Decoded, LINE_BYTES_MAX, ProtocolError, RequestDecoder, SMALL_ARG_BYTES_MAX,
     UNAUTHENTICATED_ARGS_MAX, UNAUTHENTICATED_BULK_BYTES_MAX, parse_i64,
 };
 
@@ -18,15 +18,8 @@ const LINE_END_BYTES: usize = 2;
 /// First allocation for a large argument of which little has come yet: its announced length is only a promise.
 const LARGE_FIRST_BYTES: usize = 64 * 1024;
 
-/// Spans kept allocated between calls; a request of more arguments than that is rare.
-const SPANS_KEPT_MAX: usize = 1024;
-
-/// An argument within the input.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Span {
-    start: usize,
-    length: usize,
-}
+/// Fewest bytes of an argument: `$0\r\n\r\n`.
+const ARG_BYTES_MIN: usize = 6;
 
 /// A request of which some bytes were taken from the input.
 #[derive(Debug)]
@@ -60,14 +53,6 @@ enum Line<'a> {
     Open,
 }
 
-/// What stands at some place of the input where an argument should begin.
-enum Argument {
-    Small(Span),
-    Large(Span),
-    /// Not whole: the length the input should have, 0 if unknown.
-    Open(usize),
-}
-
 impl RequestDecoder {
     pub(super) fn decode_multibulk(&mut self, input: &[u8]) -> Result<Decoded<Vec<Bytes>>, ProtocolError> {
         let mut at = 0;
@@ -99,15 +84,21 @@ impl RequestDecoder {
 
     /// Reads the line that begins a request. `None` if there is no request: `at` tells whether the line was whole.
     fn begin(&mut self, input: &[u8], at: &mut usize) -> Result<Option<Multibulk>, ProtocolError> {
-        let Line::Whole(text, after) = self.line(input, 0, &ProtocolError::MultibulkLineTooLong)? else {
-            return Ok(None);
+        let (count, after) = match common_line(b'*', input) {
+            Some(line) => {
+                self.scanned = 0;
+                line
+            }
+            None => {
+                let Line::Whole(text, after) = self.line(input, 0, &ProtocolError::MultibulkLineTooLong)? else {
+                    return Ok(None);
+                };
+                let announced = parse_i64(text).filter(|count| *count <= i64::from(i32::MAX));
+                // Like Redis, take a negative number of arguments for no request at all.
+                (announced.ok_or(ProtocolError::InvalidMultibulkLength)?.max(0) as usize, after)
+            }
         };
-        let announced = parse_i64(text)
-            .filter(|count| *count <= i64::from(i32::MAX))
-            .ok_or(ProtocolError::InvalidMultibulkLength)?;
         *at = after;
-        // Like Redis, take no or a negative number of arguments for no request at all.
-        let count = usize::try_from(announced).unwrap_or(0);
         if count == 0 {
             return Ok(None);
         }
@@ -122,68 +113,76 @@ impl RequestDecoder {
     }
 
     /// Takes the arguments from `at` on that are whole, and the beginning of a large one. If the request is not whole
-    /// then, gives the length the input should have if nothing of it is dropped.
+    /// then, gives the length the input should have if nothing of it is dropped, 0 if unknown.
     fn take_args(&mut self, request: &mut Multibulk, input: &[u8], at: &mut usize) -> Result<usize, ProtocolError> {
-        self.found.clear();
-        self.found.shrink_to(SPANS_KEPT_MAX);
-        let mut needed = 0;
-        while request.missing > self.found.len() {
-            match self.argument(request, input, *at)? {
-                Argument::Small(span) => {
-                    *at = span.start + span.length + LINE_END_BYTES;
-                    self.found.push(span);
+        while request.missing > 0 {
+            let Some((length, start)) = self.begin_arg(request, input, *at)? else {
+                return Ok(0);
+            };
+            let end = start + length + LINE_END_BYTES;
+            if length > SMALL_ARG_BYTES_MAX {
+                request.cost += length;
+                let mut large = Large { bytes: Vec::new(), length, end_bytes: 0 };
+                *at = start + large.fill(&input[start..]);
+                let whole = large.is_whole();
+                request.large = Some(large);
+                if !whole {
+                    return Ok(0);
                 }
-                Argument::Large(span) => {
-                    request.copy_small(input, &mut self.found);
-                    let mut large = Large { bytes: Vec::new(), length: span.length, end_bytes: 0 };
-                    *at = span.start + large.fill(&input[span.start..]);
-                    let whole = large.is_whole();
-                    request.large = Some(large);
-                    if !whole {
-                        return Ok(0);
-                    }
-                    request.finish_large();
-                }
-                Argument::Open(length) => {
-                    needed = length;
-                    break;
-                }
+                request.finish_large();
+            } else if end <= input.len() {
+                request.cost += length;
+                request.push(Bytes::copy_from_slice(&input[start..start + length]), input.len() - start);
+                *at = end;
+            } else {
+                return Ok(end);
             }
         }
-        request.copy_small(input, &mut self.found);
-        Ok(needed)
+        Ok(0)
     }
 
-    /// Looks at the argument at `at`, and charges the request for it if it is whole or large.
-    fn argument(&mut self, request: &mut Multibulk, input: &[u8], at: usize) -> Result<Argument, ProtocolError> {
-        let Line::Whole(text, start) = self.line(input, at, &ProtocolError::BulkLineTooLong)? else {
-            return Ok(Argument::Open(0));
+    /// Reads the line at `at` that begins an argument: its length, within all limits, and where it starts. `None` if the
+    /// line is not whole.
+    fn begin_arg(
+        &mut self,
+        request: &Multibulk,
+        input: &[u8],
+        at: usize,
+    ) -> Result<Option<(usize, usize)>, ProtocolError> {
+        let (length, start) = match common_line(b'$', &input[at..]) {
+            Some((length, after)) => {
+                self.scanned = 0;
+                (length, at + after)
+            }
+            None => match self.bulk_line(input, at)? {
+                Some(line) => line,
+                None => return Ok(None),
+            },
         };
-        if input[at] != b'$' {
-            let got = if matches!(input[at], b'\r' | b'\n') { b' ' } else { input[at] };
-            return Err(ProtocolError::ExpectedBulk(got));
+        if length > self.limits.bulk_bytes_max {
+            return Err(ProtocolError::InvalidBulkLength);
         }
-        let length = parse_i64(text)
-            .and_then(|length| usize::try_from(length).ok())
-            .filter(|length| *length <= self.limits.bulk_bytes_max)
-            .ok_or(ProtocolError::InvalidBulkLength)?;
         if self.unauthenticated && length > UNAUTHENTICATED_BULK_BYTES_MAX {
             return Err(ProtocolError::UnauthenticatedBulkLength);
         }
         if length > self.limits.request_bytes_max - request.cost {
             return Err(ProtocolError::RequestTooBig);
         }
-        let span = Span { start, length };
-        if length > SHARED_BYTES_MAX {
-            request.cost += length;
-            return Ok(Argument::Large(span));
+        Ok(Some((length, start)))
+    }
+
+    /// Reads the line that begins an argument: the announced length, and where the argument starts. `None` if the line
+    /// is not whole.
+    fn bulk_line(&mut self, input: &[u8], at: usize) -> Result<Option<(usize, usize)>, ProtocolError> {
+        let Line::Whole(text, start) = self.line(input, at, &ProtocolError::BulkLineTooLong)? else {
+            return Ok(None);
+        };
+        if input[at] != b'$' {
+            let got = if matches!(input[at], b'\r' | b'\n') { b' ' } else { input[at] };
+            return Err(ProtocolError::ExpectedBulk(got));
         }
-        let end = start + length + LINE_END_BYTES;
-        if end > input.len() {
-            return Ok(Argument::Open(end));
-        }
-        request.cost += length;
-        Ok(Argument::Small(span))
+        let length = parse_i64(text).and_then(|length| usize::try_from(length).ok());
+        Ok(Some((length.ok_or(ProtocolError::InvalidBulkLength)?, start)))
     }
 
     /// Finds the end of the line that starts at `at`.
@@ -205,38 +204,51 @@ impl RequestDecoder {
     }
 }
 
+/// Reads the line at the start of `input` if it is of the common kind: the type byte expected, a number of up to eight
+/// digits, CR and one byte more. Gives the number and where the next thing starts. The slower [`RequestDecoder::line`]
+/// judges any other.
+#[inline]
+fn common_line(kind: u8, input: &[u8]) -> Option<(usize, usize)> {
+    let [first, rest @ ..] = input else {
+        return None;
+    };
+    let mut number = 0;
+    for (at, byte) in rest.iter().enumerate().take(9) {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            let is_number = at > 0 && (rest[0] != b'0' || at == 1);
+            let is_whole = *first == kind && *byte == b'\r' && rest.len() > at + 1;
+            return (is_number && is_whole).then_some((number, at + 3));
+        }
+        number = number * 10 + usize::from(digit);
+    }
+    None
+}
+
 impl Multibulk {
-    /// Copies the small arguments that were found in the input, all into one allocation.
-    fn copy_small(&mut self, input: &[u8], found: &mut Vec<Span>) {
-        if found.is_empty() {
-            return;
+    /// Adds an argument that is whole. `input_left` bytes of input tell how many more may come at once.
+    fn push(&mut self, arg: Bytes, input_left: usize) {
+        if self.args.len() == self.args.capacity() {
+            // By doubling, but never for more than the request announced.
+            let room = self.args.len().max(input_left / ARG_BYTES_MIN + 1);
+            self.args.reserve_exact(room.min(self.missing));
         }
-        self.grow_args(found.len());
-        let total = found.iter().map(|span| span.length).sum();
-        let mut copy = Vec::with_capacity(total);
-        for span in &*found {
-            copy.extend_from_slice(&input[span.start..span.start + span.length]);
-        }
-        let mut copy = Bytes::from(copy);
-        for span in found.drain(..) {
-            self.missing -= 1;
-            self.args.push(copy.split_to(span.length));
-        }
+        self.missing -= 1;
+        self.args.push(arg);
+    }
+
+    /// Memory held for the arguments so far.
+    pub(super) fn held_bytes(&self) -> usize {
+        let announced = self.args.len() + self.missing;
+        let arg_bytes = self.cost - announced * ARG_OVERHEAD_BYTES;
+        let (promised, held) = self.large.as_ref().map_or((0, 0), |large| (large.length, large.bytes.capacity()));
+        self.args.capacity() * ARG_OVERHEAD_BYTES + arg_bytes - promised + held
     }
 
     /// Moves the large argument, which is whole, to the others.
     fn finish_large(&mut self) {
         let large = self.large.take().expect("the caller has seen it");
-        self.grow_args(1);
-        self.missing -= 1;
-        self.args.push(Bytes::from(large.bytes));
-    }
-
-    /// Makes room for `more` arguments: by doubling, but never for more than the request announced.
-    fn grow_args(&mut self, more: usize) {
-        if self.args.capacity() - self.args.len() < more {
-            self.args.reserve_exact(more.max(self.args.len()).min(self.missing));
-        }
+        self.push(Bytes::from(large.bytes), 0);
     }
 }
 

@@ -225,6 +225,19 @@ impl fmt::Display for CloseCode {
 }
 
 impl CloseReason {
+    /// True if the two ends did not understand, or did not want, each other: then connecting anew is likely to end the
+    /// same way.
+    pub fn is_incompatible(&self) -> bool {
+        match self {
+            CloseReason::Refused(_) | CloseReason::Frame(_) | CloseReason::Violation(_) => true,
+            CloseReason::Peer { code, .. } => matches!(code, CloseCode::Refused | CloseCode::Protocol),
+            CloseReason::Local(_)
+            | CloseReason::Lost(_)
+            | CloseReason::HandshakeTimeout(_)
+            | CloseReason::Silent(_) => false,
+        }
+    }
+
     /// What to tell the peer; `None` if it cannot hear it or knows.
     pub(super) fn to_tell(&self) -> Option<CloseCode> {
         match self {

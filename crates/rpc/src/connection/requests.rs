@@ -3,7 +3,7 @@
 //! A request holds its place, here and in the server's [`Admission`], from its arrival until its answer was handed
 //! to the transport; also when the caller cancelled or its deadline passed, because the application is still at
 //! work on it. So neither a caller that cancels at once, nor one that never reads its replies, gets more work or
-//! memory out of this end than the limits say.
+//! memory out of this end than the limits say. Only the end of the connection frees places under work that goes on.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

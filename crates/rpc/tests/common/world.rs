@@ -9,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use dstore_rpc::frame::{Decoder, FLAG_END, Kind};
 use dstore_rpc::{
     Action, Admission, CallOptions, Channel, ChannelState, ClusterId, Code, Config, Connection, Entropy, Event,
-    Execution, Identity, Incarnation, Lane, LinkId, NodeId, RequestId, Secret, Status, StreamId, TraceId,
+    Execution, Identity, Incarnation, Lane, LinkId, NodeId, RequestId, Route, Secret, Status, StreamId, TraceId,
 };
 
 /// How bytes reach the other end.
@@ -89,8 +89,7 @@ impl World {
                 Arc::new(config(7, 1, "the secret of seven")),
                 Admission::default(),
                 Entropy::new([0; 32]),
-                Lane::Messages,
-                None,
+                Route { lane: Lane::Messages, expected: None, links_above: LinkId(0) },
             ),
             b: None,
             b_config: Arc::new(config(7, 2, "the secret of seven")),
@@ -144,7 +143,8 @@ impl World {
         set_limits(&mut a, words, "a.");
         let lane = if word("lane") == Some("bulk") { Lane::Bulk } else { Lane::Messages };
         let expected = word("expect").map(|node| NodeId(number(node)));
-        self.a = Channel::new(Arc::new(a), Admission::default(), Entropy::new([0; 32]), lane, expected);
+        let route = Route { lane, expected, links_above: LinkId(0) };
+        self.a = Channel::new(Arc::new(a), Admission::default(), Entropy::new([0; 32]), route);
         let secret = word("secret").unwrap_or("the secret of seven");
         let (cluster, node) = (word("cluster").map_or(7, number), word("node").map_or(2, number));
         let mut b = config(cluster, node, secret);

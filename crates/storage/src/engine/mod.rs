@@ -36,7 +36,7 @@
 //! # Ok::<(), dstore_storage::EngineError>(())
 //! ```
 
-mod memory;
+pub mod memory;
 mod shared;
 
 pub use memory::MemoryEngine;

@@ -25,8 +25,8 @@
 
 pub mod disk;
 mod index;
-mod memory;
-mod segment;
+pub mod memory;
+pub mod segment;
 
 pub use memory::MemoryLog;
 pub use segment::{SEGMENT_BYTES_MIN, SegmentLog, SegmentOptions};
@@ -396,4 +396,23 @@ impl LogError {
 /// A duration in whole microseconds, for the histograms.
 pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::PowerHistogram;
+
+    #[test]
+    fn a_histogram_tells_mean_maximum_and_where_most_values_lie() {
+        let mut histogram = PowerHistogram::default();
+        assert_eq!((histogram.mean(), histogram.percentile(99)), (0, 0));
+        (0..99).for_each(|_| histogram.record(100));
+        histogram.record(5000);
+        assert_eq!((histogram.mean(), histogram.max, histogram.count), (149, 5000, 100));
+        assert_eq!((histogram.percentile(50), histogram.percentile(99), histogram.percentile(100)), (127, 127, 5000));
+        histogram.record(u64::MAX);
+        assert_eq!(histogram.buckets[31], 1, "the last bucket takes what is beyond");
+        histogram.record(0);
+        assert_eq!(histogram.buckets[0], 1);
+    }
 }

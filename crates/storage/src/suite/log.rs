@@ -330,7 +330,7 @@ impl Model {
         let last = log.last();
         match choices.below(20) {
             0 => LogOp::SetHardState { range, state: hard_state(last.term.0, choices.below(4), last.index.0) },
-            1 | 2 | 3 => {
+            1..=3 => {
                 let held = log.entries.len() as u64;
                 LogOp::TruncatePrefix { range, index: LogIndex(log.begin.index.0 + choices.below(held + 1)) }
             }

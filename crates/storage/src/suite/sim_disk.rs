@@ -3,12 +3,14 @@
 //! A file has what readers see and what is durable. A power loss decides for each sector of 512 bytes that was written
 //! and not synced, on its own, whether it reached the disk; so a write of several sectors can be torn anywhere, with
 //! later parts there and earlier ones not. Names behave alike: of the changes since the last sync of the directory the
-//! first few survive.
+//! first few survive. A sync that fails leaves what it should have written neither durable nor to be written by the next
+//! sync, as Linux does: the pages are clean, and only a write makes them dirty again.
 //!
 //! Operations are counted; [`SimDisk::cut_power_after`] stops the disk at one of them, so that a test can go through all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -42,6 +44,8 @@ struct State {
 struct Content {
     seen: Vec<u8>,
     durable: Vec<u8>,
+    /// Sectors written since the last sync.
+    dirty: BTreeSet<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -103,7 +107,7 @@ impl SimDisk {
         let mut files = BTreeMap::new();
         for file in names.values() {
             let content = state.files[file].after_power_loss(&mut mix);
-            files.insert(*file, Content { seen: content.clone(), durable: content });
+            files.insert(*file, Content::of(content));
         }
         let survived = State {
             files,
@@ -169,7 +173,7 @@ impl SimDisk {
     pub fn damage(&self, name: &str, content: Vec<u8>) {
         let mut state = self.lock();
         let file = state.names[name];
-        state.files.insert(file, Content { seen: content.clone(), durable: content });
+        state.files.insert(file, Content::of(content));
     }
 
     /// Removes a file, durably.
@@ -186,7 +190,7 @@ impl SimDisk {
     /// Counts an operation and fails it when it is to fail.
     fn begin(&self, operation: Operation) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.lock();
-        if state.power_cut_at.is_some_and(|at| state.operations >= at) {
+        if state.power_is_cut() {
             return Err(power_is_off());
         }
         if operation != Operation::Read {
@@ -202,14 +206,36 @@ impl SimDisk {
 }
 
 impl Content {
+    fn of(content: Vec<u8>) -> Content {
+        Content { seen: content.clone(), durable: content, dirty: BTreeSet::new() }
+    }
+
+    fn write(&mut self, bytes: &[u8], start: usize) -> io::Result<()> {
+        let into = self.seen.get_mut(start..start + bytes.len());
+        into.ok_or_else(|| io::Error::other("a write beyond the end of the file"))?.copy_from_slice(bytes);
+        self.dirty.extend(start / SECTOR_BYTES..(start + bytes.len()).div_ceil(SECTOR_BYTES));
+        Ok(())
+    }
+
+    fn sector(&self, sector: usize) -> Range<usize> {
+        sector * SECTOR_BYTES..self.seen.len().min((sector + 1) * SECTOR_BYTES)
+    }
+
+    fn sync(&mut self) {
+        for sector in std::mem::take(&mut self.dirty) {
+            let sector = self.sector(sector);
+            self.durable[sector.clone()].copy_from_slice(&self.seen[sector]);
+        }
+    }
+
     fn after_power_loss(&self, mix: &mut Mix) -> Vec<u8> {
         let mut content = self.durable.clone();
         // A disk that was merely slow, one that wrote all, and one that wrote anything in between.
         let (some, all) = (mix.up_to(2), mix.up_to(1) == 1);
-        for (sector, bytes) in self.seen.chunks(SECTOR_BYTES).enumerate() {
-            let at = sector * SECTOR_BYTES;
-            if content[at..at + bytes.len()] != *bytes && (if some == 0 { all } else { mix.up_to(1) == 1 }) {
-                content[at..at + bytes.len()].copy_from_slice(bytes);
+        for sector in &self.dirty {
+            if if some == 0 { all } else { mix.up_to(1) == 1 } {
+                let sector = self.sector(*sector);
+                content[sector.clone()].copy_from_slice(&self.seen[sector]);
             }
         }
         content
@@ -235,6 +261,10 @@ impl NameChange {
 }
 
 impl State {
+    fn power_is_cut(&self) -> bool {
+        self.power_cut_at.is_some_and(|at| self.operations >= at)
+    }
+
     fn change_names(&mut self, change: NameChange) {
         change.apply(&mut self.names);
         self.name_changes.push(change);
@@ -259,8 +289,7 @@ impl Disk for SimDisk {
         let mut state = self.begin(Operation::Create)?;
         let file = state.next_file;
         state.next_file += 1;
-        let zeros = vec![0; bytes as usize];
-        state.files.insert(file, Content { seen: zeros.clone(), durable: zeros });
+        state.files.insert(file, Content::of(vec![0; bytes as usize]));
         state.change_names(NameChange::Link(name.to_owned(), file));
         Ok(Box::new(SimFile { disk: self.clone(), file }))
     }
@@ -319,16 +348,25 @@ impl DiskFile for SimFile {
         let mut state = self.disk.begin(Operation::Write)?;
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let content = state.files.get_mut(&self.file).ok_or_else(not_found)?;
-        let into = content.seen.get_mut(start..start + bytes.len());
-        into.ok_or_else(|| io::Error::other("a write beyond the end of the file"))?.copy_from_slice(bytes);
-        Ok(())
+        content.write(bytes, start)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut state = self.disk.begin(Operation::SyncFile)?;
+        let begun = self.disk.begin(Operation::SyncFile);
+        let mut state = match begun {
+            Ok(state) => state,
+            Err(error) => {
+                let mut state = self.disk.lock();
+                if !state.power_is_cut()
+                    && let Some(content) = state.files.get_mut(&self.file)
+                {
+                    content.dirty.clear();
+                }
+                return Err(error);
+            }
+        };
         if !state.syncs_lie {
-            let content = state.files.get_mut(&self.file).ok_or_else(not_found)?;
-            content.durable = content.seen.clone();
+            state.files.get_mut(&self.file).ok_or_else(not_found)?.sync();
         }
         Ok(())
     }

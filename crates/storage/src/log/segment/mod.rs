@@ -8,7 +8,7 @@
 //! 4. A full segment is followed by one that the keeper prepared ahead of need. Every segment begins with the state of
 //!    all ranges, so older ones can go as soon as no range has an entry in them.
 //!
-//! Read [`format`] for the bytes, [`recovery`] for what a crash may leave, [`writer`] for the order of things.
+//! Read the module `format` for the bytes, `recovery` for what a crash may leave, `writer` for the order of things.
 //!
 //! # Caveats
 //!
