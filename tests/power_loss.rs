@@ -99,6 +99,32 @@ fn an_orderly_stop_under_load_loses_nothing() {
 }
 
 #[test]
+fn a_first_start_that_fails_at_any_sync_can_be_repeated_after_a_power_cut() {
+    // Every third sync, another third in another run: each costs two starts.
+    for nth in (1 + seed() % 3..).step_by(3) {
+        let mut node = Node::new();
+        node.power.inject(Fault::SyncFails { nth, errno: libc::EIO }).unwrap();
+        match node.start() {
+            Ok(server) => assert!(matches!(server.stop().code(), Some(0 | 3)), "sync {nth}"),
+            Err(Refused { status, stderr }) => {
+                let reasons = stderr.lines().filter(|line| line.starts_with("dstore: ")).count();
+                assert_eq!((status.code(), reasons), (Some(1), 1), "sync {nth}: {stderr}");
+            }
+        }
+        let struck = node.power.syncs().unwrap() >= nth;
+        node.power.clear_faults().unwrap();
+        let cut = node.power.cut(Style::Scattered, nth).unwrap();
+        let server = node.start().unwrap_or_else(|refused| panic!("sync {nth}, {cut}: {refused:?}"));
+        let mut connection = connect(server.address());
+        redis::cmd("SET").arg("k").arg("v").exec(&mut connection).unwrap();
+        if !struck {
+            assert!(nth > 10, "a first start syncs more than {nth} times");
+            break;
+        }
+    }
+}
+
+#[test]
 fn a_failed_fdatasync_stops_the_node_before_it_acknowledges() {
     let mut node = Node::new();
     let mut load = Load::new(4, 2);
