@@ -51,6 +51,9 @@ impl Driver {
         for append in &disk {
             node.restore(append.position, &append.payload).unwrap();
         }
+        if let Some(append) = disk.last() {
+            node.handle_durable(append.position.index).unwrap();
+        }
         let (submitted, replies, events) = (VecDeque::new(), BTreeMap::new(), Vec::new());
         Driver { engine, node, now, submitted, disk, replies, events }
     }

@@ -209,9 +209,12 @@ impl<E: Engine> Node<E> {
     /// Whether every watched key still has the version it had.
     fn unchanged(&mut self, now: Now, watched: &[Watched]) -> Result<bool, NodeError> {
         for Watched { db, key, version } in watched {
-            if self.replica.version(now, *db, key, &self.engine)? != *version {
-                // It may have changed by expiring, and must not be found unchanged later.
-                self.replica.keep_time(now);
+            let current = self.replica.version(now, *db, key, &self.engine)?;
+            if current != *version {
+                if current == 0 {
+                    // It may have gone by expiring, and must not be found there later.
+                    self.replica.keep_time(now);
+                }
                 return Ok(false);
             }
         }
