@@ -341,7 +341,6 @@ impl<A: Host> Rpc<A> {
             None => {
                 let message = format!("there is no peer {node}");
                 self.failed.push_back((done, Status::new(Code::Unavailable, Execution::NotExecuted, message)));
-                self.timer_stale = true;
             }
         }
         called
@@ -457,7 +456,6 @@ impl<A: Host> Rpc<A> {
 
     /// Runs a future on this loop, from the end of this turn on. Dropping the task cancels it; `detach` lets it run.
     pub fn spawn<T: 'static>(&mut self, future: impl Future<Output = T> + 'static) -> Task<T> {
-        self.timer_stale = true;
         self.tasks.spawn(future)
     }
 
@@ -604,15 +602,21 @@ impl<A: Host> Rpc<A> {
         }
     }
 
-    /// Arms the one timer for what has no socket: channels that wait to try again, and sleeping futures.
-    fn arm_timer(&mut self, net: &mut Net<A>) {
-        if !std::mem::take(&mut self.timer_stale) {
+    /// Something waits for the end of a turn.
+    fn is_pending(&self) -> bool {
+        !self.touched.is_empty() || !self.failed.is_empty() || !self.tasks.is_idle() || !self.commands.is_empty()
+    }
+
+    /// Arms the one timer for what has no socket: channels that wait to try again, and sleeping futures; and, when called
+    /// where this turn's end is over already, for what waits for the end of one.
+    pub(super) fn arm_timer(&mut self, net: &mut Net<A>) {
+        let pending = self.is_pending();
+        if !std::mem::take(&mut self.timer_stale) && !pending {
             return;
         }
         let waiting = self.slots.values_mut().filter(|slot| slot.socket.is_none()).filter_map(Slot::poll_timeout).min();
         let sleeping = self.sleeps.keys().next().map(|(until, _)| *until);
-        let ready = !self.tasks.is_idle() || !self.touched.is_empty() || !self.failed.is_empty();
-        let next = [waiting, sleeping, ready.then(|| net.now())].into_iter().flatten().min();
+        let next = [waiting, sleeping, pending.then(|| net.now())].into_iter().flatten().min();
         match (self.timer, next) {
             (Some((_, armed)), Some(next)) if armed == next => {}
             (Some((timer, _)), Some(next)) if net.update_timer(timer, next) => self.timer = Some((timer, next)),
@@ -745,8 +749,8 @@ fn closed<A: Host>(app: &mut A, net: &mut Net<A>, key: u64, reason: CloseReason)
     app.on_link(net, &event);
 }
 
-/// To be called by [`dstore_net::Application::end_of_turn`]: runs the tasks that are ready, and sends what calls and answers
-/// of this turn left to be sent.
+/// To be called by [`dstore_net::Application::end_of_turn`], and by `on_start` for what was asked for before the loop ran: runs the
+/// tasks that are ready, and sends what calls and answers of this turn left to be sent.
 pub fn end_of_turn<A: Host>(app: &mut A, net: &mut Net<A>) {
     let now = net.now();
     app.rpc().commands.set_now(now);
@@ -764,11 +768,7 @@ pub fn end_of_turn<A: Host>(app: &mut A, net: &mut Net<A>) {
             }
             settle_slot(app, net, key);
         }
-        if !worked {
-            break;
-        }
-        if round == ROUNDS_MAX {
-            app.rpc().timer_stale = true;
+        if !worked || round == ROUNDS_MAX {
             break;
         }
     }

@@ -67,8 +67,11 @@ impl<A: Host> Protocol<A> for Socket {
         cx.close();
     }
 
+    /// Connections are buried when the application's `end_of_turn` is over; what this one's end leads to must not wait for
+    /// whatever happens to turn the loop next.
     fn on_close(&mut self, app: &mut A, cx: &mut Context<'_, A>, reason: &CloseReason) {
         self.lost(app, cx, &reason.to_string());
+        app.rpc().arm_timer(cx.net);
     }
 }
 
