@@ -3,11 +3,13 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests fail by panicking, as tests do
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
 use dstore_e2e::connect;
-use dstore_testkit::process::{Dstore, Server, run, run_to_end};
+use dstore_testkit::process::{Dstore, PATIENCE, Server, run, run_to_end, start_redis};
 use dstore_testkit::python;
 use dstore_testkit::scratch::Scratch;
 
@@ -180,4 +182,49 @@ fn versions_compare_and_swap_and_ranges_work_through_a_stock_client() {
     range.arg("r:").arg("r:05").arg("LIMIT").arg(2).arg("REVERSE");
     let found: Vec<String> = range.query(&mut connection).unwrap();
     assert_eq!(found, ["r:04", "4", "r:03", "3"]);
+}
+
+/// Everything that a server answers to these bytes, up to its closing the connection or its answer to an ECHO that
+/// follows them.
+fn answer_to(address: SocketAddr, bytes: &[u8]) -> String {
+    let echo = b"*2\r\n$4\r\nECHO\r\n$8\r\nsentinel\r\n";
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&[bytes, echo].concat()).unwrap();
+    let mut answer = Vec::new();
+    let mut byte = [0];
+    while !answer.ends_with(b"sentinel\r\n") && stream.read(&mut byte).unwrap_or(0) > 0 {
+        answer.push(byte[0]);
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn what_is_no_request_is_answered_as_redis_does_and_hurts_nobody() {
+    let scratch = Scratch::new("hostile");
+    let server = start(&scratch);
+    let redis = start_redis(&scratch, &scratch.directory("redis"), &["--save", ""]);
+    let hostile: [&[u8]; 16] = [
+        b"PING\r\n",
+        b"\r\n\r\nping\nPING\r\n",
+        b"*0\r\n*-1\r\nPING\r\n",
+        b"*3000000000\r\n",
+        b"*99999999999999999999\r\n",
+        b"*abc\r\n",
+        b"*1\r\n:5\r\n",
+        b"*1\r\n$-5\r\n",
+        b"*1\r\n$abc\r\n",
+        b"*1\r\n$99999999999\r\n",
+        b"*1\r\n$0\r\n\r\nPING\r\n",
+        b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\n*1\r\n$4\r\nNOPE\r\n",
+        b"SET k \"unbalanced\r\n",
+        b"SET k \"\\x00\\n\"\r\nGET k\r\n",
+        b"MULTI\r\nNOPE\r\nEXEC\r\n",
+        b"EXEC\r\nDISCARD\r\nMULTI\r\nMULTI\r\nWATCH k\r\nDISCARD\r\n",
+    ];
+    for bytes in hostile {
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(60)]).into_owned();
+        assert_eq!(answer_to(server.address(), bytes), answer_to(redis.address(), bytes), "to {shown:?}");
+    }
+    assert_eq!(cli(&server, &["ping"]), "PONG");
 }

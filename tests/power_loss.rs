@@ -37,7 +37,7 @@ impl Node {
 }
 
 fn cuts_wanted() -> u64 {
-    std::env::var("POWER_CUTS").map_or(4, |text| text.parse().expect("POWER_CUTS is a number"))
+    std::env::var("POWER_CUTS").map_or(8, |text| text.parse().expect("POWER_CUTS is a number"))
 }
 
 #[test]
@@ -84,6 +84,18 @@ fn the_same_check_fails_when_fdatasync_lies() {
         let lost = load.check(server.address()).expect_err("acknowledged writes survived without a sync");
         println!("as it should be: {lost}");
     }
+}
+
+#[test]
+fn an_orderly_stop_under_load_loses_nothing() {
+    let mut node = Node::new();
+    let mut load = Load::new(4, 4);
+    let server = node.start().unwrap();
+    load.write(server.address(), 500, || server.terminate()).unwrap();
+    assert_eq!(server.wait().code(), Some(0));
+    node.power.cut(Style::Worst, 4).unwrap();
+    let server = node.start().unwrap();
+    load.check(server.address()).unwrap();
 }
 
 #[test]

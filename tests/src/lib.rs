@@ -7,6 +7,8 @@ pub mod load;
 
 use std::net::SocketAddr;
 
+use dstore_testkit::process::PATIENCE;
+
 /// A connection through the `redis` crate.
 ///
 /// # Panics
@@ -14,7 +16,9 @@ use std::net::SocketAddr;
 /// When the server does not take it.
 pub fn connect(address: SocketAddr) -> redis::Connection {
     let client = redis::Client::open(format!("redis://{address}/")).expect("an address makes a URL");
-    client.get_connection().expect("the server takes connections")
+    let connection = client.get_connection().expect("the server takes connections");
+    connection.set_read_timeout(Some(PATIENCE)).expect("the timeout is not zero");
+    connection
 }
 
 /// The seed of a random test: that of the environment variable `DSTORE_SEED`, to repeat a run, or a new one. It is

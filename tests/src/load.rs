@@ -115,8 +115,7 @@ struct Client {
 
 impl Client {
     /// Writes until the connection breaks; tells each acknowledgement to `acknowledged`.
-    fn write(&mut self, address: SocketAddr, acknowledged: &Sender<()>) -> Result<(), String> {
-        let mut connection = connect(address);
+    fn write(&mut self, mut connection: redis::Connection, acknowledged: &Sender<()>) -> Result<(), String> {
         loop {
             let mut request = Vec::new();
             let mut replies = Vec::new();
@@ -226,13 +225,15 @@ impl Load {
     /// A client was answered with an error.
     pub fn write(&mut self, address: SocketAddr, acknowledgements: usize, stop: impl FnOnce()) -> Result<(), String> {
         let (sender, receiver): (Sender<()>, Receiver<()>) = channel();
+        let connections: Vec<redis::Connection> = self.clients.iter().map(|_| connect(address)).collect();
         std::thread::scope(|scope| {
             let writers: Vec<_> = self
                 .clients
                 .iter_mut()
-                .map(|client| {
+                .zip(connections)
+                .map(|(client, connection)| {
                     let sender = sender.clone();
-                    scope.spawn(move || client.write(address, &sender))
+                    scope.spawn(move || client.write(connection, &sender))
                 })
                 .collect();
             drop(sender);

@@ -15,7 +15,7 @@ pub struct Context<'a> {
     pub range: RangeId,
     /// Whether the command is part of a log entry.
     pub mode: Mode,
-    /// The node's wall clock, milliseconds since the Unix epoch. A write goes by its stamp, which is never behind it.
+    /// The node's wall clock, milliseconds since the Unix epoch. Only reads outside the log look at it.
     pub now_ms: u64,
     /// What is too much.
     pub limits: &'a Limits,
@@ -28,7 +28,7 @@ pub struct Context<'a> {
 pub enum Mode {
     /// Part of a log entry: may write, and goes by the entry's stamp.
     Write {
-        /// The entry's stamp; `stamp.ms() >= now_ms`.
+        /// The entry's stamp. Everything in the entry happens at this time.
         stamp: Stamp,
         /// Versions that earlier commands of the same entry used. This command's n-th written key (from 0) gets version
         /// `stamp + ordinal + n`.
@@ -52,6 +52,8 @@ pub struct Limits {
     pub reply_bytes_max: usize,
     /// Longest pattern of KEYS and SCAN: matching takes at most (pattern length x key length) steps a key.
     pub pattern_bytes_max: usize,
+    /// Most keys that KEYS or KV.RANGE walks over: the node does nothing else meanwhile.
+    pub walk_keys_max: u64,
     /// Most keys that one SCAN looks at, whatever its COUNT, so that it stays short.
     pub scan_count_max: u64,
 }
@@ -63,6 +65,7 @@ impl Default for Limits {
             value_bytes_max: 64 << 20,
             reply_bytes_max: 256 << 20,
             pattern_bytes_max: 1 << 10,
+            walk_keys_max: 10_000_000,
             scan_count_max: 100_000,
         }
     }
@@ -102,6 +105,7 @@ pub(crate) mod errors {
     pub(crate) const STRING_TOO_LONG: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
     pub(crate) const KEY_TOO_LONG: &str = "ERR key exceeds maximum allowed size (key-bytes-max)";
     pub(crate) const PATTERN_TOO_LONG: &str = "ERR pattern exceeds maximum allowed size (pattern-bytes-max)";
+    pub(crate) const WALK_TOO_LONG: &str = "ERR too many keys to walk over at once (walk-keys-max), use SCAN";
     pub(crate) const REPLY_TOO_LONG: &str = "ERR reply exceeds maximum allowed size (reply-bytes-max)";
 
     /// An error reply from a constant text.

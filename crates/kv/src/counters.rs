@@ -42,7 +42,8 @@ fn add(evaluation: &mut Evaluation<'_>, key: &[u8], increment: i64) -> Result<Re
         None => 0,
     };
     let new = old.checked_add(increment).ok_or_else(|| Stop::error(errors::OVERFLOW))?;
-    evaluation.put(&slot, new.to_string().as_bytes(), slot.expires_at_ms())?;
+    let expires_at_ms = slot.expires_at_ms();
+    evaluation.put(slot, new.to_string().as_bytes(), expires_at_ms)?;
     Ok(Reply::Integer(new))
 }
 
@@ -57,6 +58,7 @@ pub(crate) fn incrbyfloat(evaluation: &mut Evaluation<'_>, command: Command<'_>)
     let increment = float(&command.args[2])?;
     let new = old.sum(increment).and_then(Extended::to_decimal);
     let text = Bytes::from(new.ok_or_else(|| Stop::error(errors::NAN_OR_INFINITY))?);
-    evaluation.put(&slot, &text, slot.expires_at_ms())?;
+    let expires_at_ms = slot.expires_at_ms();
+    evaluation.put(slot, &text, expires_at_ms)?;
     Ok(Reply::Bulk(text))
 }

@@ -34,7 +34,10 @@ pub struct Cursors {
     entries: BTreeMap<u64, Entry>,
     /// Cursors as they were made; some are forgotten already. At most `2 * entries_max` long.
     oldest: VecDeque<u64>,
+    /// Bytes of all positions together.
+    bytes: usize,
     entries_max: usize,
+    bytes_max: usize,
     seed: u64,
     issued: u64,
 }
@@ -48,22 +51,26 @@ struct Entry {
 }
 
 impl Cursors {
-    /// Most cursors that a node need remember: with keys of the greatest length, 1 GiB if every one of them were so
-    /// long; with ordinary ones a few megabytes.
+    /// Most cursors that are remembered: thousands of scans at once.
     pub const ENTRIES_MAX: usize = 16_384;
+
+    /// Most bytes of positions that are remembered. A thousand for each cursor; only very long keys meet this first.
+    pub const BYTES_MAX: usize = 16 << 20;
 
     /// An empty table. The seed should be drawn at random at every start.
     pub fn new(seed: u64) -> Cursors {
-        Cursors::with_capacity(seed, Self::ENTRIES_MAX)
+        Cursors::with_bounds(seed, Self::ENTRIES_MAX, Self::BYTES_MAX)
     }
 
-    /// An empty table that remembers at most `entries_max` cursors.
+    /// An empty table that remembers at most `entries_max` cursors, and at most `bytes_max` bytes of positions unless
+    /// the last position alone is longer.
     ///
     /// # Panics
     /// If there is no room for even one scan.
-    pub fn with_capacity(seed: u64, entries_max: usize) -> Cursors {
+    pub fn with_bounds(seed: u64, entries_max: usize, bytes_max: usize) -> Cursors {
         assert!(entries_max >= 2, "one scan needs two entries");
-        Cursors { entries: BTreeMap::new(), oldest: VecDeque::new(), entries_max, seed, issued: 0 }
+        let (entries, oldest) = (BTreeMap::new(), VecDeque::new());
+        Cursors { entries, oldest, bytes: 0, entries_max, bytes_max, seed, issued: 0 }
     }
 
     /// How many cursors are remembered.
@@ -86,11 +93,17 @@ impl Cursors {
         }
     }
 
+    fn remove(&mut self, cursor: u64) -> Option<Entry> {
+        let entry = self.entries.remove(&cursor)?;
+        self.bytes -= entry.position.len();
+        Some(entry)
+    }
+
     /// Makes room for one entry, and drops what `oldest` remembers in vain.
-    fn make_room(&mut self) {
-        while self.entries.len() >= self.entries_max {
+    fn make_room(&mut self, bytes: usize) {
+        while self.entries.len() >= self.entries_max || (self.bytes + bytes > self.bytes_max && self.bytes > 0) {
             let first = self.oldest.pop_front().expect("every entry is in the queue");
-            self.entries.remove(&first);
+            self.remove(first);
         }
         if self.oldest.len() >= 2 * self.entries_max {
             let entries = &self.entries;
@@ -108,18 +121,19 @@ impl CursorTable for Cursors {
         // Whoever uses a cursor has got it, so the one before is of no more use.
         if let Some(entry) = self.entries.get_mut(&cursor) {
             let previous = std::mem::take(&mut entry.previous);
-            self.entries.remove(&previous);
+            self.remove(previous);
         }
-        self.make_room();
+        self.make_room(position.len());
         let next = self.next_cursor();
+        self.bytes += position.len();
         self.entries.insert(next, Entry { db, position, previous: cursor });
         self.oldest.push_back(next);
         next
     }
 
     fn finish(&mut self, cursor: u64) {
-        if let Some(entry) = self.entries.remove(&cursor) {
-            self.entries.remove(&entry.previous);
+        if let Some(entry) = self.remove(cursor) {
+            self.remove(entry.previous);
         }
     }
 }
@@ -142,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_scan_takes_up_two_entries_however_long_it_is() {
-        let mut cursors = Cursors::with_capacity(1, 8);
+        let mut cursors = Cursors::with_bounds(1, 8, 1_000);
         let mut cursor = 0;
         for _ in 0..1_000 {
             let next = cursors.advance(0, cursor, at("k"));
@@ -152,16 +166,24 @@ mod tests {
             cursor = next;
         }
         cursors.finish(cursor);
-        assert!(cursors.is_empty());
+        assert!(cursors.is_empty() && cursors.bytes == 0);
     }
 
     #[test]
     fn beyond_the_bound_the_oldest_is_forgotten() {
-        let mut cursors = Cursors::with_capacity(1, 3);
+        let mut cursors = Cursors::with_bounds(1, 3, 1_000);
         let abandoned: Vec<u64> = (0..5).map(|_| cursors.advance(0, 0, at("k"))).collect();
         let known: Vec<bool> = abandoned.iter().map(|cursor| cursors.position(0, *cursor).is_some()).collect();
         assert_eq!(known, [false, false, true, true, true]);
-        assert_eq!(cursors.len(), 3);
+        assert_eq!((cursors.len(), cursors.bytes), (3, 3));
+
+        let mut cursors = Cursors::with_bounds(1, 100, 10);
+        for _ in 0..5 {
+            cursors.advance(0, 0, at("four"));
+        }
+        assert_eq!((cursors.len(), cursors.bytes), (2, 8));
+        let long = cursors.advance(0, 0, at("longer than all"));
+        assert_eq!((cursors.len(), cursors.position(0, long)), (1, Some(at("longer than all"))));
     }
 
     #[test]

@@ -42,10 +42,11 @@ fn expire_in(evaluation: &mut Evaluation<'_>, command: Command<'_>, form: TimeFo
     }
     match u64::try_from(deadline_ms) {
         Ok(deadline_ms) if deadline_ms > evaluation.time_ms() => {
-            evaluation.put(&slot, &record.value(), Some(deadline_ms))?;
+            let value = record.value();
+            evaluation.put(slot, &value, Some(deadline_ms))?;
         }
         // The deadline has come already: the key goes at once.
-        _ => evaluation.remove(&slot),
+        _ => evaluation.remove(slot),
     }
     Ok(Reply::Integer(1))
 }
@@ -114,7 +115,8 @@ pub(crate) fn persist(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> 
     let slot = evaluation.open(&command.args[1])?;
     match slot.live() {
         Some(record) if record.head.expires_at_ms.is_some() => {
-            evaluation.put(&slot, &record.value(), None)?;
+            let value = record.value();
+            evaluation.put(slot, &value, None)?;
             Ok(Reply::Integer(1))
         }
         _ => Ok(Reply::Integer(0)),

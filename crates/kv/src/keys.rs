@@ -18,7 +18,7 @@ pub(crate) fn del(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Resu
     for key in distinct(&command.args[1..]) {
         let slot = evaluation.open(key)?;
         if slot.live().is_some() {
-            evaluation.remove(&slot);
+            evaluation.remove(slot);
             removed += 1;
         }
     }

@@ -21,7 +21,7 @@ struct Entry<'a> {
     value: &'a [u8],
 }
 
-/// Visits the head records in `span`, those of expired keys too, until `visit` breaks or fails.
+/// Visits the head records in `span`, those of expired keys too, until `visit` breaks or fails. There is an end to it.
 fn walk(
     evaluation: &Evaluation<'_>,
     span: Range<&[u8]>,
@@ -29,12 +29,14 @@ fn walk(
     visit: &mut dyn FnMut(Entry<'_>) -> Result<ControlFlow<()>, Stop>,
 ) -> Result<(), Stop> {
     let mut stop = None;
+    let mut keys_left = evaluation.context.limits.walk_keys_max;
     evaluation.view.scan(span, direction, &mut |data_key, record| {
         let mut step = || {
             let decoded = key::decode(data_key).map_err(|error| ViewError::corrupt(data_key, error))?;
             if !decoded.sub.is_empty() {
                 return Ok(ControlFlow::Continue(()));
             }
+            keys_left = keys_left.checked_sub(1).ok_or_else(|| Stop::error(errors::WALK_TOO_LONG))?;
             let head = Head::decode(record).map_err(|error| ViewError::corrupt(data_key, error))?;
             visit(Entry { data_key, user_key: decoded.key, value: &record[head.encoded_len()..], head })
         };

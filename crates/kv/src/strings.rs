@@ -10,13 +10,13 @@ use crate::evaluation::{Command, Evaluation, Record, ReplyRoom, Stop};
 use crate::options::{SetOptions, TtlOption, deadline_ms, parse_getex};
 
 /// The value as a reply; nothing for no key.
-fn value_reply(record: Option<&Record>) -> Reply {
-    record.map_or(Reply::Null, |record| Reply::Bulk(record.value()))
+fn value_reply(record: Option<Record>) -> Reply {
+    record.map_or(Reply::Null, |record| Reply::Bulk(record.into_value()))
 }
 
 /// `GET key`
 pub(crate) fn get(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
-    Ok(value_reply(evaluation.read(&command.args[1])?.as_ref()))
+    Ok(value_reply(evaluation.read(&command.args[1])?))
 }
 
 /// `STRLEN key`
@@ -32,7 +32,7 @@ pub(crate) fn mget(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Res
     for key in &command.args[1..] {
         let record = evaluation.read(key)?;
         room.take(record.as_ref().map_or(0, Record::value_len))?;
-        values.push(value_reply(record.as_ref()));
+        values.push(value_reply(record));
     }
     Ok(Reply::Array(values))
 }
@@ -46,7 +46,7 @@ pub(crate) fn set(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Resu
     };
     let slot = evaluation.open(&command.args[1])?;
     let present = slot.live().is_some();
-    let old = if options.get { value_reply(slot.live()) } else { Reply::Null };
+    let old = if options.get { slot.reply() } else { Reply::Null };
     if (options.if_absent && present) || (options.if_present && !present) {
         return Ok(old);
     }
@@ -56,9 +56,9 @@ pub(crate) fn set(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Resu
     };
     match expires_at_ms {
         // EXAT or PXAT in the past: the key is gone before anyone can see it.
-        Some(deadline_ms) if deadline_ms <= evaluation.time_ms() => evaluation.remove_stored(&slot),
+        Some(deadline_ms) if deadline_ms <= evaluation.time_ms() => evaluation.remove(slot),
         _ => {
-            evaluation.put(&slot, &command.args[2], expires_at_ms)?;
+            evaluation.put(slot, &command.args[2], expires_at_ms)?;
         }
     }
     Ok(if options.get { old } else { Reply::OK })
@@ -70,7 +70,7 @@ pub(crate) fn setnx(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Re
     if slot.live().is_some() {
         return Ok(Reply::Integer(0));
     }
-    evaluation.put(&slot, &command.args[2], None)?;
+    evaluation.put(slot, &command.args[2], None)?;
     Ok(Reply::Integer(1))
 }
 
@@ -86,14 +86,14 @@ pub(crate) fn getex(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Re
         TtlOption::Unsaid | TtlOption::Keep => {}
         TtlOption::Persist if slot.expires_at_ms().is_none() => {}
         TtlOption::Persist => {
-            evaluation.put(&slot, &value, None)?;
+            evaluation.put(slot, &value, None)?;
         }
         TtlOption::Expire(form, time) => {
             let deadline_ms = deadline_ms(evaluation, command.spec, form, time)?;
             if deadline_ms <= evaluation.time_ms() {
-                evaluation.remove(&slot);
+                evaluation.remove(slot);
             } else {
-                evaluation.put(&slot, &value, Some(deadline_ms))?;
+                evaluation.put(slot, &value, Some(deadline_ms))?;
             }
         }
     }
@@ -103,10 +103,11 @@ pub(crate) fn getex(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Re
 /// `GETDEL key`
 pub(crate) fn getdel(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
     let slot = evaluation.open(&command.args[1])?;
+    let value = slot.reply();
     if slot.live().is_some() {
-        evaluation.remove(&slot);
+        evaluation.remove(slot);
     }
-    Ok(value_reply(slot.live()))
+    Ok(value)
 }
 
 /// `APPEND key value`
@@ -118,8 +119,12 @@ pub(crate) fn append(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> R
         return Err(Stop::error(errors::STRING_TOO_LONG));
     }
     match slot.live() {
-        Some(record) => evaluation.put(&slot, &[record.value(), tail.clone()].concat(), slot.expires_at_ms())?,
-        None => evaluation.put(&slot, tail, None)?,
+        Some(record) => {
+            let whole = [&record.value()[..], tail].concat();
+            let expires_at_ms = slot.expires_at_ms();
+            evaluation.put(slot, &whole, expires_at_ms)?
+        }
+        None => evaluation.put(slot, tail, None)?,
     };
     Ok(Reply::Integer(len as i64))
 }
@@ -128,7 +133,7 @@ pub(crate) fn append(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> R
 pub(crate) fn mset(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
     for (key, value) in last_of_each(command)? {
         let slot = evaluation.open(key)?;
-        evaluation.put(&slot, value, None)?;
+        evaluation.put(slot, value, None)?;
     }
     Ok(Reply::OK)
 }
@@ -145,7 +150,7 @@ pub(crate) fn msetnx(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> R
         slots.push((slot, value));
     }
     for (slot, value) in slots {
-        evaluation.put(&slot, value, None)?;
+        evaluation.put(slot, value, None)?;
     }
     Ok(Reply::Integer(1))
 }

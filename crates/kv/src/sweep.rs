@@ -31,8 +31,8 @@ pub struct Sweep {
 /// `stamp`.
 ///
 /// `from_ms` spares the walk over the engine's tombstones of earlier sweeps; 0 is always right. So is the `resume_ms` of
-/// the sweep before, as long as its effects are in the view and every entry since has a higher stamp: a command only
-/// sets deadlines beyond its own stamp. A leader that steps down forgets it.
+/// the sweep before, once its effects are in an entry with this stamp: a command only sets deadlines beyond its own
+/// stamp, and no stamp after this one is lower. A leader that steps down forgets it, for its entry may be lost.
 ///
 /// # Errors
 /// If the view fails.
@@ -56,9 +56,10 @@ pub fn sweep(
     })?;
 
     let resume_ms = match due.last() {
+        // Nothing to log, so nothing that keeps the next stamp, and a deadline it sets, above this one.
+        None => from_ms,
         Some((deadline_ms, _)) if more => *deadline_ms,
-        _ if more => from_ms,
-        _ => from_ms.max(now_ms + 1),
+        Some(_) => now_ms + 1,
     };
     let mut effects = Vec::with_capacity(2 * due.len() + 1);
     let mut removed: BTreeMap<u8, i64> = BTreeMap::new();

@@ -20,7 +20,7 @@ pub(crate) fn cas(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Resu
     if slot.version() != expected {
         return Ok(Reply::Null);
     }
-    evaluation.put(&slot, &command.args[3], None).map(version_reply)
+    evaluation.put(slot, &command.args[3], None).map(version_reply)
 }
 
 /// As a string, not an integer: a version may be beyond the integers that JavaScript and Lua clients have.

@@ -34,7 +34,7 @@ pub enum ViewError {
     #[error("the data cannot be read: {0}")]
     Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A record that this build cannot have written.
-    #[error("corrupt data at key {key:02x?}: {reason}")]
+    #[error("corrupt data at key {key:?}: {reason}")]
     Corrupt {
         /// The encoded key.
         key: Bytes,

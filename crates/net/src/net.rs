@@ -182,8 +182,7 @@ impl<A: Application> Net<A> {
         self.connection(id).map(|connection| &connection.peer)
     }
 
-    /// Writes a copy of `bytes`. They leave at the end of the connection's own callback, or at the end of the turn. `false`,
-    /// and nothing happens, if the connection takes no more output (it is closing, closed, or our half was ended).
+    /// Writes a copy of `bytes`. They leave at the end of the turn. `false`, and nothing happens, if the connection takes no more output (it is closing, closed, or our half was ended).
     pub fn write(&mut self, id: ConnectionId, bytes: &[u8]) -> bool {
         self.output(id).map(|output| output.put_slice(bytes)).is_some()
     }

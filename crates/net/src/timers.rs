@@ -285,4 +285,68 @@ mod tests {
         assert!(timers.pop_due(origin, mark).is_none(), "not in the batch that armed it");
         assert!(timers.pop_due(origin, timers.mark()).is_some());
     }
+
+    /// Random operations beside a sorted map, whose first entry is by definition the next timer.
+    #[test]
+    fn a_heap_of_timers_behaves_as_a_sorted_map() {
+        use std::collections::BTreeMap;
+        let seed = std::env::var("NET_TIMERS_SEED").map_or(1, |text| text.parse::<u64>().expect("a number"));
+        println!("timers: seed {seed} (NET_TIMERS_SEED)");
+        let mut random = seed;
+        let mut below = |end: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % end
+        };
+        let origin = Instant::now();
+        let mut timers = Timers::new(origin);
+        // (deadline, order of arming) -> value; and per value its id and its place in the map.
+        let mut sorted = BTreeMap::new();
+        let mut live: Vec<(u64, TimerId, (u64, u64))> = Vec::new();
+        let mut gone = Vec::new();
+        let mut now_ms = 0;
+        for order in 0..200_000_u64 {
+            let deadline_ms = (now_ms + below(60)).max(now_ms);
+            match below(10) {
+                0..=3 => {
+                    let id = timers.insert(millis(origin, deadline_ms), order);
+                    sorted.insert((deadline_ms, order), order);
+                    live.push((order, id, (deadline_ms, order)));
+                }
+                4..=5 if !live.is_empty() => {
+                    let chosen = below(live.len() as u64) as usize;
+                    let (value, id, place) = live[chosen];
+                    assert!(timers.update(id, millis(origin, deadline_ms)));
+                    sorted.remove(&place);
+                    sorted.insert((deadline_ms, order), value);
+                    live[chosen].2 = (deadline_ms, order);
+                }
+                6..=7 if !live.is_empty() => {
+                    let (value, id, place) = live.swap_remove(below(live.len() as u64) as usize);
+                    assert_eq!(timers.get(id), Some(&value));
+                    assert_eq!(timers.deadline(id), Some(millis(origin, place.0)));
+                    assert_eq!(timers.remove(id), Some(value));
+                    sorted.remove(&place);
+                    gone.push(id);
+                }
+                8 => {
+                    now_ms += below(4);
+                    let mark = timers.mark();
+                    while let Some((id, value)) = timers.pop_due(millis(origin, now_ms), mark) {
+                        let (place, expected) = sorted.pop_first().expect("a due timer is in the map");
+                        assert!(value == expected && place.0 <= now_ms, "{value} fired, {expected} was due");
+                        live.retain(|(value, ..)| *value != expected);
+                        gone.push(id);
+                    }
+                }
+                _ => {
+                    if let Some(id) = gone.pop() {
+                        assert!(timers.remove(id).is_none() && !timers.update(id, origin) && timers.get(id).is_none());
+                    }
+                }
+            }
+            assert_eq!(timers.len(), sorted.len());
+            let first = sorted.first_key_value().map(|((deadline_ms, _), _)| millis(origin, *deadline_ms));
+            assert_eq!(timers.next_deadline(), first);
+        }
+    }
 }

@@ -67,7 +67,7 @@ pub enum EntryError {
 }
 
 /// Bytes that `op` takes in a payload.
-pub fn encoded_len(op: &WriteOp) -> usize {
+pub(crate) fn encoded_len(op: &WriteOp) -> usize {
     let (_, first, second) = parts(op);
     OP_HEADER_BYTES + first.len() + second.len()
 }

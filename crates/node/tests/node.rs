@@ -1,5 +1,7 @@
 //! The core of a node, driven by hand: what waits for the disk, what does not, and what a crash leaves.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 

@@ -3,6 +3,9 @@
 //! The only place where real sockets, disks, clocks and random seeds are chosen. `cli` reads what the user wants,
 //! `run` puts a node together and takes it apart, `front` joins the node's core to its event loop, `store` to its disk.
 
+// A binary has no outside: `pub` in it speaks between its modules.
+#![allow(unreachable_pub)]
+
 mod cli;
 mod clock;
 mod config;

@@ -205,6 +205,33 @@ fn a_damaged_table_is_reported_as_corrupt() {
     assert!(matches!(error, EngineError::Corrupt(_)), "{error}");
 }
 
+/// Memtables fill faster than they can be flushed, whatever the disk: a write is a copy in memory.
+#[test]
+fn an_engine_that_is_behind_refuses_writes_whole_and_takes_them_later() {
+    let place = TempDir::new().unwrap();
+    let engine = open(place.path()).unwrap();
+    let value = vec![7; 1 << 20];
+    let mut number = 0;
+    let busy = loop {
+        number += 1;
+        assert!(number < 20_000, "never behind");
+        let key = number.to_string();
+        if let Err(error) = engine.write(&[put(&key, &value), put("applied", key.as_bytes())]) {
+            break error;
+        }
+    };
+    assert!(matches!(busy, EngineError::Busy(_)), "{busy}");
+    assert_eq!(engine.stats().busy_total, 1);
+    assert_eq!(number_of(engine.get(b"applied").unwrap()), number - 1);
+    assert_eq!(engine.get(number.to_string().as_bytes()).unwrap(), None);
+    engine.flush().unwrap();
+    while let Err(error) = engine.write(&[put("applied", number.to_string().as_bytes())]) {
+        assert!(matches!(error, EngineError::Busy(_)), "{error}");
+        std::thread::yield_now();
+    }
+    assert_eq!(number_of(engine.get(b"applied").unwrap()), number);
+}
+
 /// The table of the next flush cannot be made, because its directory is gone.
 #[test]
 fn a_failed_flush_is_sticky() {

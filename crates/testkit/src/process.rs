@@ -122,14 +122,23 @@ impl Server {
         self.child.wait().expect("the child is ours to wait for");
     }
 
+    /// Asks it to stop, as a service manager does, and does not wait.
+    ///
+    /// # Panics
+    ///
+    /// When it has ended already.
+    pub fn terminate(&self) {
+        let status = Command::new("kill").arg(self.pid().to_string()).status().expect("kill is installed");
+        assert!(status.success(), "kill: {status}");
+    }
+
     /// Asks it to stop, as a service manager does, and waits until it has.
     ///
     /// # Panics
     ///
     /// When it does not end within [`PATIENCE`].
     pub fn stop(self) -> ExitStatus {
-        let status = Command::new("kill").arg(self.pid().to_string()).status().expect("kill is installed");
-        assert!(status.success(), "kill: {status}");
+        self.terminate();
         self.wait()
     }
 
@@ -259,7 +268,7 @@ pub fn run(command: &mut Command, input: &[u8]) -> String {
     stdout.into_owned()
 }
 
-/// Runs a program to its end, however it ends. `input` is what it reads.
+/// Runs a program to its end, however it ends. `input` is what it reads. It is killed after [`PATIENCE`].
 ///
 /// # Panics
 ///
@@ -268,11 +277,20 @@ pub fn run_to_end(command: &mut Command, input: &[u8]) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
     let mut stdin = child.stdin.take().expect("standard input is piped");
+    let pid = child.id().to_string();
+    let (ended, end) = channel::<()>();
     std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if end.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
+                let _ = Command::new("kill").args(["-9", &pid]).status();
+            }
+        });
         scope.spawn(move || {
             let _ = stdin.write_all(input); // a tool may end without reading everything
         });
-        child.wait_with_output().expect("the child is ours to wait for")
+        let output = child.wait_with_output().expect("the child is ours to wait for");
+        drop(ended);
+        output
     })
 }
 

@@ -120,6 +120,7 @@ impl Script {
             "value-bytes" => limits.value_bytes_max = bytes,
             "reply-bytes" => limits.reply_bytes_max = bytes,
             "pattern-bytes" => limits.pattern_bytes_max = bytes,
+            "walk-keys" => limits.walk_keys_max = to,
             "scan-count" => limits.scan_count_max = to,
             _ => panic!("unknown limit {name}"),
         }
@@ -134,12 +135,9 @@ impl Script {
             Err(reply) => return show_reply(&reply) + "\n",
         };
         let writes = spec.flags.has(CommandFlags::WRITE);
-        let outcome = match way {
-            Way::Logged => self.store.log(spec, args),
-            Way::Node if writes => self.store.log(spec, args),
-            Way::Node | Way::Peek => self.store.read(spec, args),
-        };
-        if outcome.needs_time && way == Way::Node {
+        let logged = writes || way == Way::Logged;
+        let outcome = if logged { self.store.log(spec, args) } else { self.store.read(spec, args) };
+        if outcome.needs_time && !logged && way == Way::Node {
             return format!("(needs time)\n{}", self.command(args, Way::Logged));
         }
         if let (CommandId::Scan, Reply::Array(parts)) = (spec.id, &outcome.reply)
@@ -147,7 +145,11 @@ impl Script {
         {
             self.cursor = cursor.clone();
         }
-        let mut out = if outcome.needs_time { "(needs time)".into() } else { show_reply(&outcome.reply) };
+        let mut out = match outcome.needs_time {
+            true if !logged => "(needs time)".to_owned(),
+            true => format!("{} (at a time that must be logged)", show_reply(&outcome.reply)),
+            false => show_reply(&outcome.reply),
+        };
         out.push('\n');
         if self.show_effects {
             for effect in &outcome.effects {

@@ -6,7 +6,7 @@
 //!
 //! Ten bytes in front of the value of a plain string. An optional field is there if its flag is.
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 /// The type of a key's value. The bytes 0x02 and up are for collections to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,6 +130,12 @@ impl Head {
         record.slice(self.encoded_len()..)
     }
 
+    /// As [`Head::value`], of a record that is no longer needed: moves a pointer and shares nothing.
+    pub fn into_value(self, mut record: Bytes) -> Bytes {
+        record.advance(self.encoded_len());
+        record
+    }
+
     /// Whether the key has expired at `now_ms`: its deadline has come.
     pub fn expired_at(&self, now_ms: u64) -> bool {
         self.expires_at_ms.is_some_and(|deadline_ms| deadline_ms <= now_ms)
@@ -164,6 +170,7 @@ mod tests {
                 let record = head.encode(b"value");
                 assert_eq!(Head::decode(&record), Ok(head));
                 assert_eq!(&head.value(&record)[..], b"value");
+                assert_eq!(&head.into_value(record.clone())[..], b"value");
                 for cut in 0..head.encoded_len() {
                     assert!(
                         matches!(Head::decode(&record[..cut]), Err(HeadError::Truncated { len, .. }) if len == cut)

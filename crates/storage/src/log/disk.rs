@@ -118,12 +118,18 @@ impl Disk for Directory {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(self.path(name))?;
         // Room first, all at once: a full disk is told before a byte is written, and the blocks lie together. They are
         // still marked unwritten, so zeros follow; otherwise each first sync of a block would have to write metadata.
-        fallocate(&file, FallocateFlags::empty(), 0, u64::from(bytes))?;
+        // A file system that cannot reserve is told of its fullness by the zeros.
+        match fallocate(&file, FallocateFlags::empty(), 0, u64::from(bytes)) {
+            Err(rustix::io::Errno::OPNOTSUPP) | Ok(()) => {}
+            Err(error) => return Err(error.into()),
+        }
         let zeros = vec![0; 1 << 20];
         let mut offset = 0;
         while offset < bytes {
             let count = (bytes - offset).min(zeros.len() as u32);
             file.write_all_at(&zeros[..count as usize], u64::from(offset))?;
+            // Piece by piece: one sync of it all would hold up the syncs of the segment being written for long.
+            file.sync_data()?;
             offset += count;
         }
         file.sync_all()?;

@@ -369,3 +369,61 @@ fn check_entries(range: RangeId, entries: &[Entry], payload_bytes_max: usize) ->
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn append(range: u64, index: u64) -> LogOp {
+        let payload = Bytes::from(vec![7; 100]);
+        let entry = Entry { index: LogIndex(index), term: Term(1), kind: 0, payload };
+        LogOp::Append { range: RangeId(range), entries: vec![entry] }
+    }
+
+    fn cached(logs: &RangeLogs, range: u64) -> usize {
+        logs.ranges[&RangeId(range)].cached.len()
+    }
+
+    #[test]
+    fn payloads_leave_memory_oldest_first_and_only_once_they_are_on_disk() {
+        let mut logs = RangeLogs::new(250);
+        let numbers: Vec<u64> = (1..=5).map(|index| logs.apply(&append(1, index))).collect();
+        logs.evict();
+        assert_eq!(cached(&logs, 1), 5, "none is on disk");
+        logs.place(RangeId(1), LogIndex(1), numbers[0], 1, 4096);
+        logs.place(RangeId(1), LogIndex(3), numbers[2], 1, 4296);
+        logs.evict();
+        assert_eq!(cached(&logs, 1), 4, "the second holds back the third");
+        for (index, number) in (1..).zip(&numbers) {
+            logs.place(RangeId(1), LogIndex(index), *number, 1, 4096);
+        }
+        logs.evict();
+        assert_eq!((cached(&logs, 1), logs.cache_bytes()), (2, 200));
+    }
+
+    #[test]
+    fn a_place_that_comes_late_is_not_given_to_the_entry_that_overwrote() {
+        let mut logs = RangeLogs::new(0);
+        let old = logs.apply(&append(1, 1));
+        let new = logs.apply(&append(1, 1));
+        logs.place(RangeId(1), LogIndex(1), old, 1, 4096);
+        logs.evict();
+        assert_eq!(cached(&logs, 1), 1, "the new one is not on disk");
+        logs.place(RangeId(1), LogIndex(1), new, 1, 5000);
+        logs.evict();
+        assert_eq!(cached(&logs, 1), 0);
+    }
+
+    /// One old entry that stays, and others that come and go: what is kept for eviction must not grow with the appends.
+    #[test]
+    fn the_order_of_appends_is_swept_of_what_is_gone() {
+        let mut logs = RangeLogs::new(usize::MAX);
+        logs.apply(&append(1, 1));
+        for index in 1..=50_000 {
+            logs.apply(&append(2, index));
+            logs.apply(&LogOp::TruncatePrefix { range: RangeId(2), index: LogIndex(index) });
+        }
+        assert!(logs.order.len() <= 1024, "{} names for {} entries", logs.order.len(), logs.entries_len());
+        assert_eq!((cached(&logs, 1), logs.cache_bytes()), (1, 100));
+    }
+}

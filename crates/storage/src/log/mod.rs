@@ -397,3 +397,22 @@ impl LogError {
 pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::PowerHistogram;
+
+    #[test]
+    fn a_histogram_tells_mean_maximum_and_where_most_values_lie() {
+        let mut histogram = PowerHistogram::default();
+        assert_eq!((histogram.mean(), histogram.percentile(99)), (0, 0));
+        (0..99).for_each(|_| histogram.record(100));
+        histogram.record(5000);
+        assert_eq!((histogram.mean(), histogram.max, histogram.count), (149, 5000, 100));
+        assert_eq!((histogram.percentile(50), histogram.percentile(99), histogram.percentile(100)), (127, 127, 5000));
+        histogram.record(u64::MAX);
+        assert_eq!(histogram.buckets[31], 1, "the last bucket takes what is beyond");
+        histogram.record(0);
+        assert_eq!(histogram.buckets[0], 1);
+    }
+}
