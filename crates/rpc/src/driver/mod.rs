@@ -18,16 +18,19 @@
 
 mod remote;
 mod rpc;
+mod slot;
 mod socket;
 mod tasks;
+mod turn;
 
 use std::time::Duration;
 
 use dstore_net::{Address, Application, ConnectionConfig, ListenerConfig, ListenerId, Net};
 
 pub use self::remote::{Remote, RemoteCall, Sleep};
-pub use self::rpc::{CallHandle, PeerState, Rpc, end_of_turn, on_timer};
+pub use self::rpc::{CallHandle, PeerState, Rpc};
 pub use self::socket::Socket;
+pub use self::turn::{end_of_turn, on_timer};
 
 use crate::connection::{CloseReason, RequestId, StreamId};
 use crate::handshake::Peer;

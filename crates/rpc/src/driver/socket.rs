@@ -5,7 +5,8 @@ use std::convert::Infallible;
 use dstore_net::{CloseReason, Context, Decoded, Protocol};
 
 use super::Host;
-use super::rpc::{self, Origination};
+use super::slot::Origination;
+use super::turn;
 use crate::connection::LinkId;
 
 /// The framework's protocol value of a connection.
@@ -85,7 +86,7 @@ impl Socket {
 
     fn settle<A: Host>(&self, app: &mut A, cx: &mut Context<'_, A>) {
         if let Some(link) = self.link.get() {
-            rpc::settle(app, cx.net, link);
+            turn::settle(app, cx.net, link);
         }
     }
 }
