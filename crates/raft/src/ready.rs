@@ -161,7 +161,7 @@ pub enum TransferRefused {
     Transferring(NodeId),
 }
 
-/// What is wrong with a message. Whatever it was, the node is as it was before.
+/// What is wrong with a message. Log, vote and commit index are as they were.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
     /// It was addressed to another.

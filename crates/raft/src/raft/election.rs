@@ -63,7 +63,7 @@ impl<S: LogStorage> Raft<S> {
     /// configuration that removes a node is committed, that node may be the only one with enough of the log to be elected,
     /// so it must stand, though not vote, for itself (dissertation, section 4.2.2).
     fn is_electable(&self) -> bool {
-        !self.log.is_restarting() && self.configurations.since(self.log.commit()).any(|c| c.is_voter(self.id))
+        self.configurations.since(self.log.commit()).any(|c| c.is_voter(self.id))
     }
 
     pub(super) fn reset_election_deadline(&mut self) {
@@ -119,11 +119,7 @@ impl<S: LogStorage> Raft<S> {
         let body = Body::Vote { last: self.log.last(), handover };
         for to in self.configuration().members() {
             if to != self.id && self.configuration().is_voter(to) {
-                if planted!(self, CampaignBeforePersist) {
-                    self.send(to, body.clone());
-                } else {
-                    self.send_after_persist(to, body.clone());
-                }
+                self.send_after_persist(to, body.clone());
             }
         }
         // Its own vote is recorded when it is durable: see `Raft::persisted`.
@@ -185,7 +181,8 @@ impl<S: LogStorage> Raft<S> {
     }
 
     pub(super) fn step_pre_vote(&mut self, from: NodeId, term: Term, last: EntryId) {
-        let granted = term > self.hard.term && last >= self.log.last() && !self.is_bound(from, None);
+        let up_to_date = last >= self.log.last() || planted!(self, VoteForShorterLog);
+        let granted = term > self.hard.term && up_to_date && !self.is_bound(from, None);
         if granted {
             // The answer is about the term that would be entered.
             self.out.now.push(Message { from: self.id, to: from, term, body: Body::PreVoteReply { granted } });

@@ -31,6 +31,12 @@ impl<S: LogStorage> Raft<S> {
         entries: Vec<Entry>,
         commit: LogIndex,
     ) -> Result<(), StepError> {
+        let committed = std::iter::once(prev).chain(entries.iter().map(Entry::id));
+        for id in committed.take_while(|id| id.index <= self.log.commit()) {
+            if self.log.term(id.index).is_some_and(|term| term != id.term) {
+                return Err(StepError::ContradictsCommitted { from, index: id.index });
+            }
+        }
         if prev.index < self.log.commit() {
             // What is committed is equal everywhere; the leader may go on from there.
             self.acknowledge(from, self.log.commit());
@@ -45,9 +51,6 @@ impl<S: LogStorage> Raft<S> {
         let new = entries.iter().position(|e| !self.log.holds(e.id()));
         if let Some(new) = new {
             let first = entries[new].index;
-            if first <= self.log.commit() {
-                return Err(StepError::ContradictsCommitted { from, index: first });
-            }
             if first <= self.log.last_index() {
                 self.truncate_from(first);
             }
@@ -59,7 +62,7 @@ impl<S: LogStorage> Raft<S> {
         }
         self.verified = self.verified.max(last);
         self.commit_verified(commit);
-        self.acknowledge(from, if planted!(self, AckWholeLog) { self.log.last_index() } else { last });
+        self.acknowledge(from, last);
         Ok(())
     }
 
@@ -112,7 +115,8 @@ impl<S: LogStorage> Raft<S> {
         self.heard_round = self.heard_round.max(Handover { term: self.hard.term, round });
         self.commit_verified(commit);
         self.send_bound_to_term(from, Body::HeartbeatReply { round });
-        self.reads.ask_again();
+        let interval = self.config.heartbeat_interval.as_nanos() as u64;
+        self.reads.ask_again_if_before(Time::from_nanos(self.now.as_nanos().saturating_sub(interval)));
     }
 
     /// A snapshot has arrived, whole. Taken only if it is ahead of what is committed here.

@@ -23,6 +23,7 @@ use crate::storage::ReadLogError;
 impl<S: LogStorage> Raft<S> {
     pub(super) fn become_leader(&mut self) {
         assert!(self.role == Role::Candidate, "only a candidate becomes leader");
+        assert!(!self.log.is_restarting(), "votes are asked for after the log has begun");
         self.role = Role::Leader;
         self.leader = Some(self.id);
         self.votes.clear();
@@ -205,10 +206,10 @@ impl<S: LogStorage> Raft<S> {
         }
         let (last, sent_at) = (self.log.last_index(), self.rounds.sent_at(round));
         let Some(peer) = self.peer_mut(from) else { return };
-        peer.heartbeat_answered(last);
-        if let (true, Some(at)) = (round > peer.round, sent_at) {
+        peer.heartbeat_answered(round, last);
+        if round > peer.round && sent_at.is_some() {
             peer.round = round;
-            peer.round_sent_at = at;
+            peer.round_sent_at = sent_at;
         }
         self.maybe_finish_transfer(from);
     }
@@ -276,9 +277,9 @@ impl<S: LogStorage> Raft<S> {
             }
         };
         let bytes = entries.iter().map(Entry::cost_bytes).sum();
-        let commit = self.log.commit();
+        let (commit, round) = (self.log.commit(), self.rounds.current);
         let peer = &mut self.peers[i];
-        peer.sent(prev.index + entries.len() as u64, bytes);
+        peer.sent(prev.index + entries.len() as u64, bytes, round);
         peer.commit_sent = peer.commit_sent.max(commit);
         peer.nudge = false;
         self.send(to, Body::Append { prev, entries, commit });

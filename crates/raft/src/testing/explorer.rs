@@ -36,7 +36,13 @@ struct Temper {
     transfer_weight: u64,
     compact_weight: u64,
     recover_weight: u64,
+    propose_weight: u64,
     campaign_weight: u64,
+    scheme_weight: u64,
+    /// Of new leaders, those that are cut off or crash soon after.
+    doom_percent: u64,
+    /// Of nodes that are about to write a term or a vote, those that crash instead and come back at once.
+    stumble_percent: u64,
     /// Of messages, those that are held back for a long time.
     delay_percent: u64,
     lease_reads: bool,
@@ -58,13 +64,29 @@ impl Temper {
             change_weight: one_of([0, 5, 10, 40]),
             transfer_weight: one_of([0, 2, 8, 30]),
             compact_weight: one_of([0, 5, 20, 60]),
-            recover_weight: one_of([30, 60, 120, 120]),
+            recover_weight: one_of([5, 15, 40, 100]),
+            propose_weight: one_of([3, 20, 80, 160]),
             campaign_weight: one_of([0, 3, 10, 30]),
+            scheme_weight: one_of([0, 3, 10, 30]),
+            doom_percent: one_of([0, 0, 30, 80]),
+            stumble_percent: one_of([0, 0, 5, 20]),
             delay_percent: one_of([0, 0, 1, 3]),
             lease_reads: one_of([0, 1, 1, 1]) == 1,
             step_millis_max: one_of([10, 20, 40, 80]),
         }
     }
+}
+
+/// A plan against a leader's lease: somebody else is to lead, and commit, before the lease has ended.
+struct Scheme {
+    leader: usize,
+    usurper: usize,
+    /// When the usurper acts.
+    at: u64,
+    /// A permission to stand that the leader gave, and has taken back by then.
+    handovers: Vec<Message>,
+    /// Somebody is made to forget what it promised.
+    restarts_a_voter: bool,
 }
 
 struct World {
@@ -80,6 +102,13 @@ struct World {
     network: Vec<Message>,
     /// Messages held back, perhaps until nobody expects them any more.
     delayed: Vec<Message>,
+    /// Leaders that something is about to happen to.
+    doomed: Vec<usize>,
+    schemes: Vec<Scheme>,
+    /// A leader that may have been deposed and not know it: reads go there.
+    suspect: Option<usize>,
+    /// Nodes about to crash over what they are writing.
+    stumbling: Vec<usize>,
     snapshots: Snapshots,
     /// Followers that leaders want snapshots for.
     wanted: Vec<(usize, NodeId)>,
@@ -124,7 +153,12 @@ impl World {
             let configuration = if id <= first_voters { first.clone() } else { Configuration::default() };
             hosts.push(Host::new(NodeId(id), config(&temper, bug, &mut random), configuration));
             let slow = DRIFT_PPM * 43 / 100;
-            clocks.push((1_000_000 - slow + random.below(2 * slow), random.below(1 << 40)));
+            let speed = match random.below(4) {
+                0 => 1_000_000 - slow,
+                1 => 1_000_000 + slow,
+                _ => 1_000_000 - slow + random.below(2 * slow),
+            };
+            clocks.push((speed, random.below(1 << 40)));
         }
         let mut world = World {
             random,
@@ -136,6 +170,10 @@ impl World {
             cut: BTreeSet::new(),
             network: Vec::new(),
             delayed: Vec::new(),
+            doomed: Vec::new(),
+            schemes: Vec::new(),
+            suspect: None,
+            stumbling: Vec::new(),
             snapshots: Snapshots::new(),
             wanted: Vec::new(),
             carried: Vec::new(),
@@ -196,13 +234,29 @@ impl World {
     }
 
     fn step(&mut self) -> Verdict {
+        if !self.stumbling.is_empty() && self.random.below(4) == 0 {
+            let i = self.stumbling.remove(0);
+            if self.hosts[i].is_up() {
+                self.crash_at(i, 0);
+                self.start(i);
+                return self.pump(i);
+            }
+        }
+        if !self.doomed.is_empty() && self.random.below(8) == 0 {
+            let i = self.doomed.remove(0);
+            return if self.random.below(2) == 0 { self.isolate(i) } else { self.crash_somehow(i) };
+        }
+        if let Some(at) = self.schemes.iter().position(|s| s.at <= self.nanos) {
+            let scheme = self.schemes.remove(at);
+            return self.carry_out(scheme);
+        }
         let t = &self.temper;
         let weights = [
             1600,
             t.disk_weight * 20,
             60,
-            120,
-            100,
+            t.propose_weight,
+            160,
             t.apply_weight * 20,
             t.crash_weight,
             t.pause_weight,
@@ -214,6 +268,7 @@ impl World {
             40,
             t.campaign_weight,
             t.campaign_weight,
+            t.scheme_weight,
         ];
         let mut pick = self.random.below(weights.iter().sum());
         let mut action = 0;
@@ -237,7 +292,8 @@ impl World {
             12 => self.recover(),
             13 => self.serve_snapshot(),
             14 => self.lose_connection(),
-            _ => self.campaign(),
+            15 => self.campaign(),
+            _ => self.scheme(),
         }
     }
 
@@ -254,7 +310,9 @@ impl World {
             self.network.push(copy);
         }
         let m = self.network.remove(at);
-        if !self.healed && self.random.below(100) < self.temper.delay_percent {
+        let rare = matches!(m.body, Body::TimeoutNow { .. } | Body::Vote { .. } | Body::VoteReply { .. });
+        let delay_percent = self.temper.delay_percent * if rare { 10 } else { 1 };
+        if !self.healed && self.random.below(100) < delay_percent {
             self.tell(|| format!("delay {m}"));
             self.delayed.push(m);
             return Ok(());
@@ -325,6 +383,12 @@ impl World {
     }
 
     fn read(&mut self) -> Verdict {
+        if let Some(i) = self.suspect.filter(|i| self.is_able(*i)) {
+            if self.random.below(30) == 0 {
+                self.suspect = None;
+            }
+            return self.read_at(i);
+        }
         let i = if self.random.below(3) == 0 { Some(self.any_node()) } else { self.any_able() };
         match i.filter(|i| self.is_able(*i)) {
             Some(i) => self.read_at(i),
@@ -356,16 +420,43 @@ impl World {
 
     fn crash(&mut self) -> Verdict {
         let i = self.any_node();
+        self.crash_somehow(i)
+    }
+
+    fn crash_somehow(&mut self, i: usize) -> Verdict {
         if !self.hosts[i].is_up() {
             return Ok(());
         }
         let whole = self.random.below(self.hosts[i].writes.len() as u64 + 1) as usize;
+        self.crash_at(i, whole);
+        match self.random.below(3) {
+            0 => Ok(()),
+            1 => self.report_lost(i),
+            _ => {
+                self.start(i);
+                self.pump(i)
+            }
+        }
+    }
+
+    fn crash_at(&mut self, i: usize, whole: usize) {
         let parts = self.random.below(6) as usize;
         self.tell(|| format!("crash {}, {whole} writes and {parts} parts survive", i + 1));
         self.hosts[i].crash(whole, parts, &self.snapshots);
         self.paused.remove(&i);
         self.wanted.retain(|(at, _)| *at != i);
         self.carried.retain(|(at, _, _)| *at != i);
+    }
+
+    /// Everybody is told that the connection to a node is lost.
+    fn report_lost(&mut self, lost: usize) -> Verdict {
+        for i in 0..self.hosts.len() {
+            if i != lost && self.is_able(i) {
+                let now = self.now(i);
+                self.hosts[i].raft().peer_lost(now, NodeId(lost as u64 + 1));
+                self.pump(i)?;
+            }
+        }
         Ok(())
     }
 
@@ -377,20 +468,29 @@ impl World {
         Ok(())
     }
 
-    /// One node, or one link, is cut off.
+    /// A node, a pair of nodes, or one direction between them, is cut off.
     fn cut(&mut self) -> Verdict {
-        let (a, b) = (self.any_node(), self.any_node());
-        if self.random.below(2) == 0 {
-            self.tell(|| format!("isolate {}", a + 1));
-            for other in 0..self.hosts.len() {
-                self.cut.insert((a, other));
-                self.cut.insert((other, a));
+        let (a, b) = (self.any_able().unwrap_or(0), self.any_node());
+        match self.random.below(3) {
+            0 => self.isolate(a),
+            both => {
+                self.tell(|| format!("cut {}->{}", a + 1, b + 1));
+                self.cut.insert((a, b));
+                if both == 1 {
+                    self.cut.insert((b, a));
+                }
+                Ok(())
             }
-        } else {
-            self.tell(|| format!("cut {}->{}", a + 1, b + 1));
-            self.cut.insert((a, b));
         }
-        Ok(())
+    }
+
+    fn isolate(&mut self, i: usize) -> Verdict {
+        self.tell(|| format!("isolate {}", i + 1));
+        for other in 0..self.hosts.len() {
+            self.cut.insert((i, other));
+            self.cut.insert((other, i));
+        }
+        if self.random.below(2) == 0 { self.report_lost(i) } else { Ok(()) }
     }
 
     /// One of the bad things ends, if there are any.
@@ -508,6 +608,64 @@ impl World {
         Ok(())
     }
 
+    /// Cuts a leader off from one follower or from all, and has that follower stand when its promise ends, or by a handover
+    /// that was taken back.
+    fn scheme(&mut self) -> Verdict {
+        let (Some(leader), usurper) = (self.any_able(), self.any_node()) else { return Ok(()) };
+        if leader == usurper {
+            return Ok(());
+        }
+        let mut handovers = Vec::new();
+        let mut millis = 400 + self.random.below(300);
+        if self.random.below(3) == 0 {
+            let now = self.now(leader);
+            let _may_be_refused = self.hosts[leader].raft().transfer_leadership(now, NodeId(usurper as u64 + 1));
+            self.pump(leader)?;
+            let is_handover = |m: &Message| matches!(m.body, Body::TimeoutNow { .. });
+            handovers = self.network.extract_if(.., |m| is_handover(m)).collect();
+            millis += 1000;
+        }
+        let all = self.random.below(3) == 0;
+        for other in 0..self.hosts.len() {
+            if all || other == usurper {
+                self.cut.insert((leader, other));
+                self.cut.insert((other, leader));
+            }
+        }
+        let restarts_a_voter = self.random.below(2) == 0;
+        self.tell(|| format!("scheme: {} against {}, in {millis}ms", usurper + 1, leader + 1));
+        let at = self.nanos + millis * 1_000_000;
+        self.schemes.push(Scheme { leader, usurper, at, handovers, restarts_a_voter });
+        Ok(())
+    }
+
+    fn carry_out(&mut self, scheme: Scheme) -> Verdict {
+        let Scheme { leader, usurper, handovers, restarts_a_voter, .. } = scheme;
+        self.tell(|| format!("scheme: {} stands against {}", usurper + 1, leader + 1));
+        if restarts_a_voter
+            && let Some(i) = self.one_of_nodes(|w, i| i != leader && i != usurper && w.is_able(i))
+        {
+            self.crash_at(i, usize::MAX);
+            self.start(i);
+            self.pump(i)?;
+        }
+        if self.is_able(usurper) {
+            let now = self.now(usurper);
+            for m in handovers {
+                self.tell(|| format!("deliver {m}"));
+                self.hosts[usurper].raft().step(now, m).map_err(|e| e.to_string())?;
+                self.pump(usurper)?;
+            }
+            self.hosts[usurper].raft().peer_lost(now, NodeId(leader as u64 + 1));
+            self.hosts[usurper].raft().campaign(now);
+            self.pump(usurper)?;
+        }
+        // The leader is not to hear of it.
+        self.cut.extend((0..self.hosts.len()).map(|from| (from, leader)));
+        self.suspect = Some(leader);
+        Ok(())
+    }
+
     fn campaign(&mut self) -> Verdict {
         let i = self.any_node();
         if self.is_able(i) {
@@ -526,6 +684,13 @@ impl World {
             let Some(mut ready) = self.hosts[i].raft().ready(now) else { break };
             if let Some(l) = ready.leadership {
                 self.tell(|| format!("    {} is {:?} of term {}, leader {:?}", i + 1, l.role, l.term, l.leader));
+                if l.role == Role::Leader && !self.healed && self.random.below(100) < self.temper.doom_percent {
+                    self.doomed.push(i);
+                }
+            }
+            let writes_term = ready.persist.as_ref().is_some_and(|p| p.hard_state.is_some());
+            if writes_term && !self.healed && self.random.below(100) < self.temper.stumble_percent {
+                self.stumbling.push(i);
             }
             self.hosts[i].take_work(&mut ready);
             self.network.append(&mut ready.messages);
@@ -546,6 +711,7 @@ impl World {
     fn heal(&mut self) -> Verdict {
         self.healed = true;
         self.network.append(&mut self.delayed);
+        self.schemes.clear();
         self.temper.reorder_percent = 0;
         self.temper.step_millis_max = 5;
         self.paused.clear();

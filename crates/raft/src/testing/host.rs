@@ -43,7 +43,7 @@ pub(crate) struct Host {
     /// `None` while crashed.
     pub(crate) raft: Option<Raft<MemLog>>,
     /// The log on disk while crashed.
-    log: MemLog,
+    pub(crate) log: MemLog,
     pub(crate) hard: HardState,
     pub(crate) writes: VecDeque<Persist>,
     pub(crate) to_apply: VecDeque<Entry>,

@@ -3,4 +3,4 @@
 mod explorer;
 mod host;
 mod oracle;
-
+mod scripts;
