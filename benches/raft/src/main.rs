@@ -51,12 +51,8 @@ struct Cluster<M: Member> {
 
 impl<M: Member> Cluster<M> {
     fn new() -> Cluster<M> {
-        let mut cluster = Cluster {
-            members: (0..MEMBERS).map(M::new).collect(),
-            out: Vec::new(),
-            arriving: Vec::new(),
-            batches: 0,
-        };
+        let mut cluster =
+            Cluster { members: (0..MEMBERS).map(M::new).collect(), out: Vec::new(), arriving: Vec::new(), batches: 0 };
         // Whatever a member does when it starts, then the election.
         cluster.settle();
         cluster.members[0].campaign();

@@ -43,7 +43,7 @@ impl Member for Node {
                 if let Some(base) = persist.restart_log {
                     self.raft.storage_mut().restart(base);
                 }
-                self.raft.storage_mut().append(&persist.entries);
+                self.raft.storage_mut().append(persist.entries);
                 out.extend(persist.messages.into_iter().map(|m| (m.to.0 as usize - 1, m)));
                 self.raft.persisted(NOW, persist.number);
             }

@@ -246,17 +246,47 @@ impl<S: LogStorage> Log<S> {
         moves
     }
 
+    /// Whether [`Log::take_committed`] would return something.
+    pub(crate) fn has_committed(&self, bytes_max: u64) -> bool {
+        self.applying < self.commit && !self.is_restarting() && self.applying_bytes < bytes_max
+    }
+
     /// Committed entries that were not handed out, as many as the limit allows. While a snapshot is being installed there
-    /// is no state to apply them to.
-    pub(crate) fn take_committed(&mut self, bytes_max: u64) -> Vec<Entry> {
-        if self.applying >= self.commit || self.is_restarting() || self.applying_bytes >= bytes_max {
+    /// is no state to apply them to. If `keep` is false nobody else will want them, and those that are durable are moved
+    /// out of the tail rather than copied.
+    pub(crate) fn take_committed(&mut self, bytes_max: u64, keep: bool) -> Vec<Entry> {
+        if !self.has_committed(bytes_max) {
             return Vec::new();
         }
         let room = bytes_max - self.applying_bytes;
-        let Ok(entries) = self.read(self.applying.next(), self.commit, room) else { return Vec::new() };
+        let first = self.applying.next();
+        let entries = if !keep && first == self.tail_first && self.durable >= first {
+            self.move_out(self.commit.min(self.durable), room)
+        } else {
+            self.read(first, self.commit, room).unwrap_or_default()
+        };
         self.applying_bytes += entries.iter().map(Entry::cost_bytes).sum::<u64>();
         self.applying = self.applying + entries.len() as u64;
         entries
+    }
+
+    /// Takes entries off the front of the tail, up to `to`: one, then as many as fit.
+    fn move_out(&mut self, to: LogIndex, bytes_max: u64) -> Vec<Entry> {
+        let mut bytes = 0;
+        let fits = |e: &&Entry| {
+            bytes += e.cost_bytes();
+            e.index == self.tail_first || bytes <= bytes_max
+        };
+        let n = self.tail.iter().take((to - self.tail_first) as usize + 1).take_while(fits).count();
+        let entries: Vec<Entry> = self.tail.drain(..n).collect();
+        self.tail_first = self.tail_first + n as u64;
+        self.tail_bytes -= entries.iter().map(Entry::cost_bytes).sum::<u64>();
+        entries
+    }
+
+    /// Whether there is something to write.
+    pub(crate) fn has_unhanded(&self) -> bool {
+        self.handed < self.last_index() || (self.restart.is_some() && !self.restart_handed)
     }
 
     /// The driver has applied this far.

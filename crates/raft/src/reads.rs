@@ -110,6 +110,10 @@ impl Reads {
         self.ask = false;
     }
 
+    pub(crate) fn has_output(&self) -> bool {
+        !self.confirmed.is_empty() || !self.dropped.is_empty()
+    }
+
     pub(crate) fn take_dropped(&mut self) -> Vec<ReadId> {
         std::mem::take(&mut self.dropped)
     }

@@ -36,7 +36,7 @@ pub struct Persist {
     /// Counts from 1.
     pub number: u64,
     /// Make the data that came with this snapshot the applied state. `restart_log` is set too.
-    pub snapshot: Option<SnapshotMeta>,
+    pub snapshot: Option<Box<SnapshotMeta>>,
     /// Drop the whole log; it begins after this entry.
     pub restart_log: Option<EntryId>,
     /// Replace the hard state.

@@ -189,11 +189,13 @@ impl<M: Member> Cluster<M> {
         for _ in 0..3000 {
             self.happen(Event::Propose);
             let first = &self.raw[0];
-            if self.next > COMMANDS && self.raw.iter().all(|raw| raw == first) {
+            let caught_up = first.len() >= self.reported.len();
+            if self.next > COMMANDS && caught_up && self.raw.iter().all(|raw| raw == first) {
                 return;
             }
         }
-        panic!("seed {seed}: no agreement; next {}, applied {:?}", self.next, self.raw);
+        let kind = std::any::type_name::<M>();
+        panic!("seed {seed}, {kind}: no agreement; next {}, applied {:?}", self.next, self.raw);
     }
 
     /// What the state machine made of it: each number once, in order.
@@ -260,7 +262,7 @@ impl Member for Ours {
                     self.raft.storage_mut().restart(base);
                 }
                 self.hard_state = p.hard_state.unwrap_or(self.hard_state);
-                self.raft.storage_mut().append(&p.entries);
+                self.raft.storage_mut().append(p.entries);
                 sent.extend(p.messages);
                 self.raft.persisted(now, p.number);
             }

@@ -12,7 +12,6 @@
 //! - A node that restarted has forgotten when it last heard from a leader, so it grants nothing for one lease either.
 
 use super::*;
-use crate::configuration::ConfigurationError;
 use crate::quorum::Tally;
 
 impl<S: LogStorage> Raft<S> {
@@ -45,10 +44,9 @@ impl<S: LogStorage> Raft<S> {
     /// it led, this node stands for election as soon as it may, not when it would have noticed.
     pub fn peer_lost(&mut self, now: Time, peer: NodeId) {
         self.observe(now);
-        if let Some(p) = self.peers.iter_mut().find(|p| p.id == peer) {
-            if p.state == crate::ProgressState::Replicate {
-                p.become_probe();
-            }
+        let sent_to = |p: &&mut Progress| p.id == peer && p.state == crate::ProgressState::Replicate;
+        if let Some(p) = self.peers.iter_mut().find(sent_to) {
+            p.become_probe();
         }
         if self.role == Role::Follower && self.leader == Some(peer) {
             self.leader_lost = true;
@@ -235,13 +233,6 @@ impl<S: LogStorage> Raft<S> {
         if self.role == Role::Candidate {
             self.record_vote(from, granted);
         }
-    }
-
-    /// Puts a configuration that the log now holds in force.
-    pub(super) fn adopt_configuration(&mut self, index: LogIndex, bytes: &[u8]) -> Result<(), ConfigurationError> {
-        let configuration = Configuration::decode(bytes)?;
-        self.configurations.push(index, configuration);
-        Ok(())
     }
 
     /// The half of a joint configuration that a planted bug lets decide alone.

@@ -42,7 +42,8 @@ impl<S: LogStorage> Raft<S> {
             self.acknowledge(from, self.log.commit());
             return Ok(());
         }
-        if !self.log.holds(prev) && !(planted!(self, SkipPrevCheck) && prev.index <= self.log.last_index()) {
+        let skip = planted!(self, SkipPrevCheck) && prev.index <= self.log.last_index();
+        if !skip && !self.log.holds(prev) {
             let hint = self.log.last_not_after(prev.term, prev.index);
             self.send_bound_to_term(from, Body::AppendRejected { rejected: prev.index, hint });
             return Ok(());
@@ -81,11 +82,12 @@ impl<S: LogStorage> Raft<S> {
 
     /// Adds an entry that was checked at the door.
     pub(super) fn push(&mut self, entry: Entry) {
-        let (index, kind, data) = (entry.index, entry.kind, entry.data.clone());
-        self.log.push(entry);
-        if kind == EntryKind::Config {
-            self.adopt_configuration(index, &data).expect("configurations are decoded before they are taken");
+        if entry.kind == EntryKind::Config {
+            let configuration =
+                Configuration::decode(&entry.data).expect("configurations are decoded before they are taken");
+            self.configurations.push(entry.index, configuration);
         }
+        self.log.push(entry);
     }
 
     /// Follows the leader's commit index, as far as this log is known to be the leader's.
@@ -113,6 +115,8 @@ impl<S: LogStorage> Raft<S> {
 
     pub(super) fn step_heartbeat(&mut self, from: NodeId, round: u64, commit: LogIndex) {
         self.heard_round = self.heard_round.max(Handover { term: self.hard.term, round });
+        // The leader says that this log equals its own so far; it knows from an acknowledgement.
+        self.verified = self.verified.max(commit.min(self.log.last_index()));
         self.commit_verified(commit);
         self.send_bound_to_term(from, Body::HeartbeatReply { round });
         let interval = self.config.heartbeat_interval.as_nanos() as u64;
@@ -120,7 +124,7 @@ impl<S: LogStorage> Raft<S> {
     }
 
     /// A snapshot has arrived, whole. Taken only if it is ahead of what is committed here.
-    pub(super) fn step_snapshot(&mut self, from: NodeId, meta: SnapshotMeta) {
+    pub(super) fn step_snapshot(&mut self, from: NodeId, meta: Box<SnapshotMeta>) {
         if meta.last.index <= self.log.commit() {
             return self.acknowledge(from, self.log.commit());
         }

@@ -76,7 +76,8 @@ impl<S: LogStorage> Raft<S> {
         let settled = self.log.commit() >= index && !self.configuration().is_joint();
         // Before the first entry of its term is committed, a leader does not know that the change before is.
         let opened = self.log.commit() >= self.term_start;
-        if !(settled && opened) && !planted!(self, ChangeDuringChange) {
+        let free = (settled && opened) || planted!(self, ChangeDuringChange);
+        if !free {
             return Err(ProposalDropped::ChangeInProgress { index });
         }
         let mut current = self.configuration().clone();
@@ -147,9 +148,10 @@ impl<S: LogStorage> Raft<S> {
     pub(super) fn begin_round(&mut self) {
         let round = self.rounds.begin(self.now);
         self.deadline = self.now + self.config.heartbeat_interval;
-        let commit = self.log.commit();
         for i in 0..self.peers.len() {
-            self.send(self.peers[i].id, Body::Heartbeat { round, commit });
+            let Progress { id, matched, .. } = self.peers[i];
+            let commit = self.log.commit().min(matched);
+            self.send(id, Body::Heartbeat { round, commit });
         }
     }
 
@@ -326,7 +328,7 @@ impl<S: LogStorage> Raft<S> {
             return self.snapshot_failed(to);
         }
         peer.become_snapshot_sent(meta.last.index);
-        self.send(to, Body::Snapshot(meta));
+        self.send(to, Body::Snapshot(Box::new(meta)));
     }
 
     /// A snapshot could not be produced, or sent. It is asked for again when the follower next answers a heartbeat.

@@ -104,7 +104,7 @@ pub struct Raft<S> {
     /// This node's log is known to equal that of the leader of the current term up to here.
     verified: LogIndex,
     /// A snapshot accepted and not handed to the driver yet.
-    installing: Option<SnapshotMeta>,
+    installing: Option<Box<SnapshotMeta>>,
 
     /// Leader: every member but itself, ascending.
     peers: Vec<Progress>,

@@ -43,11 +43,16 @@ impl<S: LogStorage> Raft<S> {
         } else {
             self.ask_leader();
         }
-        let persist = self.take_persist();
-        let committed = self.log.take_committed(self.config.apply_bytes_max);
-        reads.extend(self.reads.take_ready(self.log.applied()));
         let leadership = Leadership { term: self.hard.term, role: self.role, leader: self.leader };
         let changed = leadership != self.out.leadership;
+        if !changed && reads.is_empty() && !self.has_output() {
+            return None;
+        }
+        let persist = self.take_persist();
+        // A follower's entries are wanted by nobody else; a leader's may still be on their way.
+        let keep = self.role == Role::Leader;
+        let committed = self.log.take_committed(self.config.apply_bytes_max, keep);
+        reads.extend(self.reads.take_ready(self.log.applied()));
         self.out.leadership = leadership;
         let ready = Ready {
             leadership: changed.then_some(leadership),
@@ -58,7 +63,7 @@ impl<S: LogStorage> Raft<S> {
             reads_dropped: self.reads.take_dropped(),
             snapshots_wanted: std::mem::take(&mut self.out.snapshots_wanted),
         };
-        let idle = ready.leadership.is_none()
+        let idle = !changed
             && ready.messages.is_empty()
             && ready.persist.is_none()
             && ready.committed.is_empty()
@@ -66,6 +71,17 @@ impl<S: LogStorage> Raft<S> {
             && ready.reads_dropped.is_empty()
             && ready.snapshots_wanted.is_empty();
         (!idle).then_some(ready)
+    }
+
+    /// Whether anything may have gathered; an idle group is asked often, so this is cheap.
+    fn has_output(&self) -> bool {
+        !self.out.now.is_empty()
+            || !self.out.after.is_empty()
+            || !self.out.snapshots_wanted.is_empty()
+            || self.hard != self.hard_handed
+            || self.log.has_unhanded()
+            || self.log.has_committed(self.config.apply_bytes_max)
+            || self.reads.has_output()
     }
 
     fn take_persist(&mut self) -> Option<Persist> {

@@ -372,9 +372,7 @@ impl World {
     fn propose(&mut self) -> Verdict {
         let Some(i) = self.any_able() else { return Ok(()) };
         let n = 1 + self.random.below(3);
-        let entries: Vec<Bytes> = (0..n)
-            .map(|k| Bytes::from(format!("{}-{k}", self.next_number)))
-            .collect();
+        let entries: Vec<Bytes> = (0..n).map(|k| Bytes::from(format!("{}-{k}", self.next_number))).collect();
         self.next_number += 1;
         if self.hosts[i].raft().propose(entries).is_ok() {
             self.tell(|| format!("propose {n} at {}", i + 1));
@@ -408,7 +406,9 @@ impl World {
     }
 
     fn apply(&mut self) -> Verdict {
-        let Some(i) = self.one_of_nodes(|w, i| w.is_able(i) && !w.hosts[i].to_apply.is_empty()) else { return self.deliver() };
+        let Some(i) = self.one_of_nodes(|w, i| w.is_able(i) && !w.hosts[i].to_apply.is_empty()) else {
+            return self.deliver();
+        };
         let max = 1 + self.random.below(8) as usize;
         self.hosts[i].apply(max);
         self.oracle.check_state(&self.hosts[i])?;
@@ -576,7 +576,11 @@ impl World {
         if let Some(at) = self.carried.iter().position(|(i, _, _)| self.is_able(*i)) {
             let (i, to, whole) = self.carried.remove(at);
             let raft = self.hosts[i].raft();
-            if whole { raft.snapshot_sent(to) } else { raft.snapshot_failed(to) }
+            if whole {
+                raft.snapshot_sent(to)
+            } else {
+                raft.snapshot_failed(to)
+            }
             self.pump(i)?;
         }
         if self.wanted.is_empty() {
@@ -621,7 +625,8 @@ impl World {
             let now = self.now(leader);
             let _may_be_refused = self.hosts[leader].raft().transfer_leadership(now, NodeId(usurper as u64 + 1));
             self.pump(leader)?;
-            let is_handover = |m: &Message| matches!(m.body, Body::TimeoutNow { .. });
+            let to = NodeId(usurper as u64 + 1);
+            let is_handover = |m: &Message| m.to == to && matches!(m.body, Body::TimeoutNow { .. });
             handovers = self.network.extract_if(.., |m| is_handover(m)).collect();
             millis += 1000;
         }
@@ -642,9 +647,7 @@ impl World {
     fn carry_out(&mut self, scheme: Scheme) -> Verdict {
         let Scheme { leader, usurper, handovers, restarts_a_voter, .. } = scheme;
         self.tell(|| format!("scheme: {} stands against {}", usurper + 1, leader + 1));
-        if restarts_a_voter
-            && let Some(i) = self.one_of_nodes(|w, i| i != leader && i != usurper && w.is_able(i))
-        {
+        if restarts_a_voter && let Some(i) = self.one_of_nodes(|w, i| i != leader && i != usurper && w.is_able(i)) {
             self.crash_at(i, usize::MAX);
             self.start(i);
             self.pump(i)?;
@@ -745,7 +748,10 @@ impl World {
         let mut what = String::from("no agreement a minute after everything was healed");
         for h in &self.hosts {
             let s = h.raft.as_ref().map(Raft::status).ok_or("a node is down")?;
-            what += &format!("\n{} {:?} t{} vote={:?} last={} commit={} {}", s.id, s.role, s.term, s.vote, s.last, s.commit, s.configuration);
+            what += &format!(
+                "\n{} {:?} t{} vote={:?} last={} commit={} {}",
+                s.id, s.role, s.term, s.vote, s.last, s.commit, s.configuration
+            );
             for p in s.peers {
                 what += &format!("\n    {} {:?} matched={} next={}", p.id, p.state, p.matched, p.next);
             }

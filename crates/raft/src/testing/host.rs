@@ -87,7 +87,7 @@ impl Host {
         let mut raft = self.raft.take().unwrap();
         self.log = std::mem::take(raft.storage_mut());
         let writes = std::mem::take(&mut self.writes);
-        for (i, w) in writes.iter().enumerate().take(whole + 1) {
+        for (i, w) in writes.iter().enumerate().take(whole.saturating_add(1)) {
             let parts = if i < whole { usize::MAX } else { parts };
             write_parts(w, parts, &mut self.log, &mut self.hard, &mut self.flushed, snapshots);
         }
@@ -179,5 +179,5 @@ fn write_parts(
         *hard = h;
     }
     let entries = parts.saturating_sub(3).min(w.entries.len());
-    log.append(&w.entries[..entries]);
+    log.append(w.entries[..entries].to_vec());
 }

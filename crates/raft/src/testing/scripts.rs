@@ -156,7 +156,7 @@ impl Script {
             let data = Bytes::from(format!("{index}@{term}"));
             entries.push(Entry { term: Term(parse(term)?), index, kind: EntryKind::Normal, data });
         }
-        host.write_log(&entries);
+        host.write_log(entries);
         if let Some(term) = option(words, "term") {
             host.hard.term = Term(parse(term)?);
         }
@@ -537,7 +537,11 @@ impl Script {
             let vote = s.vote.map_or("nobody".to_string(), |v| v.to_string());
             let (last, commit, applied) = (s.last, s.commit, s.applied);
             let (role, term) = (s.role, s.term);
-            say!(self, "{id} {role:?} term={term} vote={vote} last={last} commit={commit} applied={applied} {}", s.configuration);
+            say!(
+                self,
+                "{id} {role:?} term={term} vote={vote} last={last} commit={commit} applied={applied} {}",
+                s.configuration
+            );
         }
         Ok(())
     }
@@ -572,7 +576,7 @@ impl Script {
 }
 
 impl Host {
-    fn write_log(&mut self, entries: &[Entry]) {
+    fn write_log(&mut self, entries: Vec<Entry>) {
         self.log = MemLog::new(self.state.last);
         self.log.append(entries);
     }
