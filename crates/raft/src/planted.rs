@@ -17,7 +17,7 @@ pub(crate) enum Bug {
     LateWriteCounts,
     /// A leader commits entries of earlier terms by counting.
     CommitOldTerm,
-    /// A follower commits what the leader has committed, whether or not its own log was found equal so far.
+    /// A leader's heartbeat tells its whole commit index, whether or not the follower's log is known to equal its own so far.
     CommitUnverified,
     /// A follower takes entries without looking at the one before them.
     SkipPrevCheck,
@@ -77,4 +77,19 @@ impl Bug {
         Bug::ReadByOldRound,
         Bug::ReadByOldContext,
     ];
+
+    /// A seed at, or soon after, which the explorer catches it. When the explorer changes, other seeds do.
+    pub(crate) fn seed(self) -> u64 {
+        match self {
+            Bug::VoteBeforePersist => 6380,
+            Bug::CommitOldTerm => 6166,
+            Bug::ChangeDuringChange => 3483,
+            Bug::KeepOverwrittenConfiguration => 332,
+            Bug::LeaseWithoutDrift => 1355,
+            Bug::StaleHandover => 4528,
+            Bug::VoteDuringPromise => 385,
+            Bug::VoteAfterRestart => 2144,
+            _ => 0,
+        }
+    }
 }

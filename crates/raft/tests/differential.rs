@@ -9,6 +9,8 @@
 //!
 //! `RAFT_DIFFERENTIAL_SEEDS` sets the seeds (a count, or `from..to`).
 
+#![allow(clippy::unwrap_used)] // a test may stop where it stands
+
 use bytes::Bytes;
 use dstore_raft as ours;
 

@@ -92,8 +92,7 @@ impl<S: LogStorage> Raft<S> {
 
     /// Follows the leader's commit index, as far as this log is known to be the leader's.
     pub(super) fn commit_verified(&mut self, commit: LogIndex) {
-        let limit = if planted!(self, CommitUnverified) { self.log.last_index() } else { self.verified };
-        self.log.commit_to(commit.min(limit));
+        self.log.commit_to(commit.min(self.verified));
     }
 
     /// Tells the leader how far this log is its own, once that is durable. One word for all the appends of one write.

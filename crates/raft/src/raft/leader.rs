@@ -150,7 +150,8 @@ impl<S: LogStorage> Raft<S> {
         self.deadline = self.now + self.config.heartbeat_interval;
         for i in 0..self.peers.len() {
             let Progress { id, matched, .. } = self.peers[i];
-            let commit = self.log.commit().min(matched);
+            let known = if planted!(self, CommitUnverified) { self.log.commit() } else { matched };
+            let commit = self.log.commit().min(known);
             self.send(id, Body::Heartbeat { round, commit });
         }
     }

@@ -17,6 +17,11 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// What the data of a snapshot would hold.
+    pub(crate) fn of(meta: &SnapshotMeta) -> State {
+        State { last: meta.last, configuration: meta.configuration.clone(), digest: 0 }
+    }
+
     fn apply(&mut self, e: &Entry) {
         assert_eq!(e.index, self.last.index.next(), "entries are applied in order");
         self.last = e.id();
