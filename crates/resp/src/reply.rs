@@ -8,6 +8,8 @@ use bytes::Bytes;
 pub enum Reply {
     /// A short status such as `OK`.
     Simple(&'static str),
+    /// A status line made at run time. Never contains CR or LF once encoded.
+    Status(Bytes),
     /// An error line, its code first: `ERR syntax error`. Never contains CR or LF once encoded.
     Error(Bytes),
     /// A signed 64-bit integer.
@@ -18,6 +20,8 @@ pub enum Reply {
     Null,
     /// No array: `*-1` in RESP2 (an EXEC whose WATCH failed), `_` in RESP3.
     NullArray,
+    /// An integer of any size, in decimal; a bulk string in RESP2.
+    BigNumber(Bytes),
     /// A floating-point number.
     Double(f64),
     /// True or false; `1` or `0` in RESP2.
@@ -28,6 +32,8 @@ pub enum Reply {
     Map(Vec<(Reply, Reply)>),
     /// Members, unordered.
     Set(Vec<Reply>),
+    /// What nobody asked for at this moment (RESP3); an array in RESP2.
+    Push(Vec<Reply>),
     /// Text with a three-letter format, such as `txt`.
     Verbatim(&'static str, Bytes),
 }
@@ -39,6 +45,25 @@ impl Reply {
     /// An error reply from its whole text, code included.
     pub fn error(text: impl Into<String>) -> Reply {
         Reply::Error(Bytes::from(text.into()))
+    }
+
+    /// About how much memory the reply takes: its text, and the value itself for every element.
+    pub fn bytes_len(&self) -> usize {
+        size_of::<Reply>()
+            + match self {
+                Reply::Status(text) | Reply::Error(text) | Reply::Bulk(text) | Reply::Verbatim(_, text) => text.len(),
+                Reply::BigNumber(digits) => digits.len(),
+                Reply::Array(items) | Reply::Set(items) | Reply::Push(items) => {
+                    items.iter().map(Reply::bytes_len).sum()
+                }
+                Reply::Map(pairs) => pairs.iter().map(|(key, value)| key.bytes_len() + value.bytes_len()).sum(),
+                Reply::Simple(_)
+                | Reply::Integer(_)
+                | Reply::Null
+                | Reply::NullArray
+                | Reply::Double(_)
+                | Reply::Boolean(_) => 0,
+            }
     }
 
     /// A bulk string from bytes that live for ever.

@@ -1,3 +1,40 @@
-//! The `dstore` binary.
+//! The `dstore` binary: its command line, its configuration, and the threads of a node.
+//!
+//! The only place where real sockets, disks, clocks and random seeds are chosen. `cli` reads what the user wants,
+//! `run` puts a node together and takes it apart, `front` joins the node's core to its event loop, `store` to its disk.
 
-fn main() {}
+// A binary has no outside: `pub` in it speaks between its modules.
+#![allow(unreachable_pub)]
+
+mod cli;
+mod clock;
+mod config;
+mod data_dir;
+mod front;
+mod host;
+mod run;
+mod store;
+
+use std::process::ExitCode;
+
+/// Exit code of a node that could not start, or was told something wrong.
+const EXIT_REFUSED: u8 = 1;
+/// Exit code of a node that stopped because it could no longer keep its promises: see the last line on stderr.
+const EXIT_FATAL: u8 = 3;
+
+fn main() -> ExitCode {
+    match cli::main() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = if error.is::<front::Fatal>() { EXIT_FATAL } else { EXIT_REFUSED };
+            // One line, whatever it is made of.
+            complain(&format!("{error:#}").replace('\n', " "));
+            ExitCode::from(code)
+        }
+    }
+}
+
+#[allow(clippy::print_stderr)]
+fn complain(line: &str) {
+    eprintln!("dstore: {line}");
+}

@@ -25,3 +25,15 @@ pub enum WriteOp {
         end: Bytes,
     },
 }
+
+impl WriteOp {
+    /// Bytes of keys and values in this change.
+    #[must_use]
+    pub fn bytes_len(&self) -> usize {
+        match self {
+            WriteOp::Put { key, value } => key.len() + value.len(),
+            WriteOp::Delete { key } => key.len(),
+            WriteOp::DeleteRange { start, end } => start.len() + end.len(),
+        }
+    }
+}

@@ -1,1 +1,16 @@
 //! For tests alone: scratch directories, the power-loss shim, real processes.
+//!
+//! - [`scratch`]: directories that stay behind when a test fails.
+//! - [`process`]: servers that are ready when the call returns, tools that ran to their end.
+//! - [`powerloss`]: what a power cut would have left of a killed process's files.
+//! - [`python`]: an interpreter with the packages that tests need.
+//!
+//! Read [`powerloss::PowerLoss`] and [`process::Server`] first. Functions here panic when the machine lacks something or
+//! a process misbehaves, because that is how a test fails; they say what is missing.
+//!
+//! The `tidy` test in this crate watches the whole repository.
+
+pub mod powerloss;
+pub mod process;
+pub mod python;
+pub mod scratch;

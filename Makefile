@@ -1,0 +1,68 @@
+# Two commands do everything: `make run` builds and starts a node, `make test` runs every check and test.
+# System packages that are missing are installed on the way (Debian).
+
+# One target directory keeps RocksDB compiled. Continuous integration starts from a fresh clone, so there it lives in
+# the home directory's cache.
+ifdef CI
+export CARGO_TARGET_DIR ?= $(HOME)/.cache/dstore/target
+else
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+endif
+
+BUILD_PACKAGES := g++ libclang-dev
+TEST_PACKAGES := redis-server redis-tools python3 python3-venv iproute2 nftables
+CARGO_FLAGS := --release --locked
+
+.PHONY: help run build test test-power-loss fmt packages test-packages bench-first bench-net bench-raft bench-rpc
+
+help:
+	@echo "make run [ARGS=\"--listen 127.0.0.1:7001 --data-dir X\"]   build and start a node"
+	@echo "make test                 format, lints, docs, and all tests"
+	@echo "make test-power-loss      lose power 20 times in a row under write load"
+	@echo "make build                build the dstore binary"
+	@echo "make bench-first          SET and GET beside redis-server, with the ratio"
+	@echo "make bench-net            the network framework beside tokio, a bare epoll loop and DelayQueue"
+	@echo "make bench-raft           consensus in memory beside the raft crate"
+	@echo "make bench-rpc            calls and streams beside tonic and plain TCP"
+
+packages:
+	@scripts/need $(BUILD_PACKAGES)
+
+test-packages: packages
+	@scripts/need --index $(TEST_PACKAGES)
+
+build: packages
+	cargo build $(CARGO_FLAGS) -p dstore-server
+
+# ARGS are the flags of `dstore start`; the data directory defaults to ./data.
+ARGS ?=
+run: build
+	@exec $(CARGO_TARGET_DIR)/release/dstore start $(if $(findstring --data-dir,$(ARGS)),,--data-dir data) $(ARGS)
+
+fmt:
+	cargo fmt --all
+
+# The end-to-end tests start the binary, which `cargo test` alone would not build.
+test: test-packages
+	cargo fmt --all --check
+	cargo clippy $(CARGO_FLAGS) --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --workspace --no-deps
+	cargo build $(CARGO_FLAGS) -p dstore-server
+	cargo test $(CARGO_FLAGS) --workspace
+
+# A longer run of one of the tests.
+test-power-loss: test-packages build
+	POWER_CUTS=20 cargo test $(CARGO_FLAGS) -p dstore-e2e --test power_loss -- --nocapture
+
+# Benchmarks print their own tables and close with lines `ratio NAME VALUE`, higher is better. Run them on a quiet machine.
+bench-first: test-packages build
+	cargo run $(CARGO_FLAGS) -p dstore-bench --bin bench-first
+
+bench-net: packages
+	cargo run $(CARGO_FLAGS) -p dstore-bench-net
+
+bench-raft: packages
+	cargo run $(CARGO_FLAGS) -p dstore-bench-raft
+
+bench-rpc: packages
+	cargo run $(CARGO_FLAGS) -p dstore-bench-rpc

@@ -1,0 +1,261 @@
+//! Commands that walk keys in order: SCAN, KEYS, KV.RANGE.
+
+use std::ops::{ControlFlow, Range};
+
+use bytes::Bytes;
+use dstore_resp::{Reply, glob_matches};
+use dstore_storage::Direction;
+use dstore_storage::layout::{Head, Kind, key};
+
+use crate::context::errors;
+use crate::evaluation::{Command, Evaluation, ReplyRoom, Stop};
+use crate::glob;
+use crate::number::parse_i64;
+use crate::view::ViewError;
+
+/// One key that a walk comes by.
+struct Entry<'a> {
+    data_key: &'a [u8],
+    user_key: Vec<u8>,
+    head: Head,
+    value: &'a [u8],
+}
+
+/// Visits the head records in `span`, those of expired keys too, until `visit` breaks or fails. There is an end to it.
+fn walk(
+    evaluation: &Evaluation<'_>,
+    span: Range<&[u8]>,
+    direction: Direction,
+    visit: &mut dyn FnMut(Entry<'_>) -> Result<ControlFlow<()>, Stop>,
+) -> Result<(), Stop> {
+    let mut stop = None;
+    let mut keys_left = evaluation.context.limits.walk_keys_max;
+    evaluation.view.scan(span, direction, &mut |data_key, record| {
+        let mut step = || {
+            let decoded = key::decode(data_key).map_err(|error| ViewError::corrupt(data_key, error))?;
+            if !decoded.sub.is_empty() {
+                return Ok(ControlFlow::Continue(()));
+            }
+            keys_left = keys_left.checked_sub(1).ok_or_else(|| Stop::error(errors::WALK_TOO_LONG))?;
+            let head = Head::decode(record).map_err(|error| ViewError::corrupt(data_key, error))?;
+            visit(Entry { data_key, user_key: decoded.key, value: &record[head.encoded_len()..], head })
+        };
+        step().unwrap_or_else(|why| {
+            stop = Some(why);
+            ControlFlow::Break(())
+        })
+    })?;
+    stop.map_or(Ok(()), Err)
+}
+
+/// Where all keys are that can match a pattern: a pattern that begins literally needs only its own corner.
+fn pattern_span(db: u8, pattern: &[u8]) -> Range<Vec<u8>> {
+    let start = key::encode_prefix(db, glob::literal_prefix(pattern));
+    let end = key::prefix_successor(&start).expect("tag 0x03 has a successor");
+    start..end
+}
+
+fn check_pattern(evaluation: &Evaluation<'_>, pattern: &[u8]) -> Result<(), Stop> {
+    if pattern.len() > evaluation.context.limits.pattern_bytes_max {
+        return Err(Stop::error(errors::PATTERN_TOO_LONG));
+    }
+    Ok(())
+}
+
+/// Redis takes a lone star for all keys, the empty one too, which as a pattern it would not match.
+fn pattern_matches(pattern: &[u8], user_key: &[u8]) -> bool {
+    pattern == b"*" || glob_matches(pattern, user_key)
+}
+
+/// `KEYS pattern`, in key order.
+pub(crate) fn keys(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
+    let pattern = &command.args[1];
+    check_pattern(evaluation, pattern)?;
+    let span = pattern_span(evaluation.context.db, pattern);
+    let mut room = ReplyRoom::new(evaluation);
+    let mut found = Vec::new();
+    walk(evaluation, &span.start..&span.end, Direction::Forward, &mut |entry| {
+        if pattern_matches(pattern, &entry.user_key) && evaluation.is_live(&entry.head)? {
+            room.take(entry.user_key.len())?;
+            found.push(Reply::Bulk(Bytes::from(entry.user_key)));
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    Ok(Reply::Array(found))
+}
+
+/// The options of SCAN.
+struct ScanOptions<'a> {
+    pattern: &'a [u8],
+    /// How many keys to look at.
+    count: u64,
+    /// Only keys of this type; the inner none is a type that no key has.
+    kind: Option<Option<Kind>>,
+}
+
+impl<'a> ScanOptions<'a> {
+    fn parse(args: &'a [Bytes]) -> Result<ScanOptions<'a>, Stop> {
+        let mut options = ScanOptions { pattern: b"*", count: 10, kind: None };
+        for pair in args.chunks(2) {
+            let [option, value] = pair else {
+                return Err(Stop::error(errors::SYNTAX));
+            };
+            match option.to_ascii_uppercase().as_slice() {
+                b"MATCH" => options.pattern = value,
+                b"COUNT" => {
+                    let count = parse_i64(value).ok_or_else(|| Stop::error(errors::NOT_AN_INTEGER))?;
+                    options.count = u64::try_from(count)
+                        .ok()
+                        .filter(|count| *count > 0)
+                        .ok_or_else(|| Stop::error(errors::SYNTAX))?;
+                }
+                b"TYPE" => {
+                    let is_string = value.eq_ignore_ascii_case(Kind::String.name().as_bytes());
+                    options.kind = Some(is_string.then_some(Kind::String));
+                }
+                _ => return Err(Stop::error(errors::SYNTAX)),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// `SCAN cursor [MATCH pattern] [COUNT n] [TYPE type]`, in key order.
+pub(crate) fn scan(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
+    let cursor = parse_cursor(&command.args[1]).ok_or_else(|| Stop::error("ERR invalid cursor"))?;
+    let options = ScanOptions::parse(&command.args[2..])?;
+    check_pattern(evaluation, options.pattern)?;
+    let db = evaluation.context.db;
+    let span = pattern_span(db, options.pattern);
+    let position = evaluation.context.cursors.position(db, cursor);
+    let start = position.as_deref().map_or(&span.start[..], |position| position.max(&span.start));
+
+    let count = options.count.min(evaluation.context.limits.scan_count_max);
+    let mut looked_at = 0;
+    let mut next = None;
+    let mut room = ReplyRoom::new(evaluation);
+    let mut found = Vec::new();
+    walk(evaluation, start..&span.end, Direction::Forward, &mut |entry| {
+        if looked_at == count {
+            next = Some(Bytes::copy_from_slice(entry.data_key));
+            return Ok(ControlFlow::Break(()));
+        }
+        looked_at += 1;
+        let wanted = options.kind.is_none_or(|kind| kind == Some(entry.head.kind));
+        if wanted && pattern_matches(options.pattern, &entry.user_key) && evaluation.is_live(&entry.head)? {
+            room.take(entry.user_key.len())?;
+            found.push(Reply::Bulk(Bytes::from(entry.user_key)));
+        }
+        Ok(ControlFlow::Continue(()))
+    })?;
+    let cursor = match next {
+        Some(position) => evaluation.context.cursors.advance(db, cursor, position),
+        None => {
+            evaluation.context.cursors.finish(cursor);
+            0
+        }
+    };
+    Ok(Reply::Array(vec![Reply::Bulk(Bytes::from(cursor.to_string())), Reply::Array(found)]))
+}
+
+/// Reads a cursor as C's `strtoul` does, which Redis uses: a sign is allowed, a negative number wraps around, nothing
+/// at all is 0, and a NUL ends the text. No space.
+fn parse_cursor(text: &[u8]) -> Option<u64> {
+    let text = text.split(|byte| *byte == 0).next().unwrap_or(text);
+    if text.is_empty() {
+        return Some(0);
+    }
+    let (negative, digits) = match text {
+        [b'-', digits @ ..] => (true, digits),
+        [b'+', digits @ ..] => (false, digits),
+        digits => (false, digits),
+    };
+    if digits.is_empty() {
+        return None;
+    }
+    let mut cursor: u64 = 0;
+    for digit in digits {
+        let value = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        cursor = cursor.checked_mul(10)?.checked_add(value)?;
+    }
+    Some(if negative { cursor.wrapping_neg() } else { cursor })
+}
+
+/// The options of KV.RANGE.
+#[derive(Default)]
+struct RangeOptions {
+    limit: Option<u64>,
+    reverse: bool,
+    keys_only: bool,
+}
+
+impl RangeOptions {
+    fn parse(args: &[Bytes]) -> Result<RangeOptions, Stop> {
+        let mut options = RangeOptions::default();
+        let mut rest = args.iter();
+        while let Some(option) = rest.next() {
+            match option.to_ascii_uppercase().as_slice() {
+                b"REVERSE" => options.reverse = true,
+                b"KEYSONLY" => options.keys_only = true,
+                b"LIMIT" => {
+                    let limit = rest.next().ok_or_else(|| Stop::error(errors::SYNTAX))?;
+                    let limit = parse_i64(limit).and_then(|limit| u64::try_from(limit).ok());
+                    options.limit = Some(limit.ok_or_else(|| Stop::error(errors::NOT_AN_INTEGER))?);
+                }
+                _ => return Err(Stop::error(errors::SYNTAX)),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// `KV.RANGE start end [LIMIT n] [REVERSE] [KEYSONLY]`: keys and values from `start` up to but not including `end`,
+/// which may be empty for "no end"; key, value, key, value, ...
+pub(crate) fn range(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
+    let options = RangeOptions::parse(&command.args[3..])?;
+    let db = evaluation.context.db;
+    let start = key::encode_prefix(db, &command.args[1]);
+    let end = match &command.args[2] {
+        none if none.is_empty() => key::db_span(db).end,
+        end => key::encode_prefix(db, end),
+    };
+    let mut left = options.limit.unwrap_or(u64::MAX);
+    let mut room = ReplyRoom::new(evaluation);
+    let mut found = Vec::new();
+    if left == 0 || start >= end {
+        return Ok(Reply::Array(found));
+    }
+    let direction = if options.reverse { Direction::Backward } else { Direction::Forward };
+    walk(evaluation, &start..&end, direction, &mut |entry| {
+        if !evaluation.is_live(&entry.head)? {
+            return Ok(ControlFlow::Continue(()));
+        }
+        room.take(entry.user_key.len())?;
+        found.push(Reply::Bulk(Bytes::from(entry.user_key)));
+        if !options.keys_only {
+            room.take(entry.value.len())?;
+            found.push(Reply::Bulk(Bytes::copy_from_slice(entry.value)));
+        }
+        left -= 1;
+        Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    })?;
+    Ok(Reply::Array(found))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_cursor;
+
+    #[test]
+    fn cursors_are_read_as_strtoul_reads_them() {
+        assert_eq!(parse_cursor(b""), Some(0));
+        assert_eq!(parse_cursor(b"007"), Some(7));
+        assert_eq!(parse_cursor(b"+7"), Some(7));
+        assert_eq!(parse_cursor(b"7\0x"), Some(7));
+        assert_eq!(parse_cursor(b"-1"), Some(u64::MAX));
+        assert_eq!(parse_cursor(b"18446744073709551615"), Some(u64::MAX));
+        for bad in ["18446744073709551616", "-", "+", "x", "1x", " 1", "1 ", "--1"] {
+            assert_eq!(parse_cursor(bad.as_bytes()), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! The notation in which the command table writes down the arguments of a command, for `COMMAND DOCS` and the help
+//! texts.
+//!
+//! Arguments stand in order, with a space between them:
+//!
+//! ```text
+//! key                        a key: name and type are both `key`
+//! NX                         the bare word NX, a "pure token"
+//! seconds:integer            an argument of a type
+//! EX=seconds:integer         the word EX and then the argument
+//! condition(NX|XX)           one of several
+//! pair{key value:string}     several together, a "block"
+//! ...? ...* ...@6.0.0        suffixes, in this order: optional, may repeat, since which version
+//! ```
+//!
+//! The text comes from the table alone and a test reads every row, so a mistake in it is a panic.
+
+use bytes::Bytes;
+
+use crate::Reply;
+
+/// One argument and what is inside it.
+#[derive(Debug)]
+pub(super) struct Argument {
+    name: String,
+    kind: &'static str,
+    token: Option<&'static str>,
+    since: Option<&'static str>,
+    optional: bool,
+    multiple: bool,
+    inner: Vec<Argument>,
+}
+
+/// Reads the notation.
+pub(super) fn parse(text: &'static str) -> Vec<Argument> {
+    let mut parser = Parser { rest: text };
+    let arguments = if text.is_empty() { Vec::new() } else { parser.list(' ') };
+    assert!(parser.rest.is_empty(), "command table: cannot read {:?} in {text:?}", parser.rest);
+    arguments
+}
+
+struct Parser {
+    rest: &'static str,
+}
+
+impl Parser {
+    fn take(&mut self, wanted: char) -> bool {
+        match self.rest.strip_prefix(wanted) {
+            Some(rest) => {
+                self.rest = rest;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn word(&mut self) -> &'static str {
+        let end = self.rest.find([' ', ':', '=', '(', ')', '{', '}', '|', '?', '*', '@']).unwrap_or(self.rest.len());
+        let (word, rest) = self.rest.split_at(end);
+        assert!(!word.is_empty(), "command table: a word is missing before {rest:?}");
+        self.rest = rest;
+        word
+    }
+
+    fn list(&mut self, separator: char) -> Vec<Argument> {
+        let mut arguments = vec![self.argument()];
+        while self.take(separator) {
+            arguments.push(self.argument());
+        }
+        arguments
+    }
+
+    fn argument(&mut self) -> Argument {
+        let mut name = self.word();
+        let mut token = None;
+        if self.take('=') {
+            token = Some(name);
+            name = self.word();
+        }
+        let mut inner = Vec::new();
+        let kind = if self.take(':') {
+            self.word()
+        } else if self.take('(') {
+            inner = self.list('|');
+            assert!(self.take(')'), "command table: a ) is missing before {:?}", self.rest);
+            "oneof"
+        } else if self.take('{') {
+            inner = self.list(' ');
+            assert!(self.take('}'), "command table: a closing brace is missing before {:?}", self.rest);
+            "block"
+        } else if name == "key" {
+            "key"
+        } else {
+            token = Some(name);
+            "pure-token"
+        };
+        let optional = self.take('?');
+        let multiple = self.take('*');
+        let since = self.take('@').then(|| self.word());
+        Argument { name: name.to_ascii_lowercase(), kind, token, since, optional, multiple, inner }
+    }
+}
+
+/// The arguments as `COMMAND DOCS` describes them.
+pub(super) fn describe(arguments: &[Argument]) -> Reply {
+    Reply::Array(arguments.iter().map(describe_one).collect())
+}
+
+fn describe_one(argument: &Argument) -> Reply {
+    let mut fields = vec![
+        (Reply::bulk_static("name"), Reply::Bulk(Bytes::from(argument.name.clone()))),
+        (Reply::bulk_static("type"), Reply::bulk_static(argument.kind)),
+    ];
+    if argument.kind == "key" {
+        fields.push((Reply::bulk_static("key_spec_index"), Reply::Integer(0)));
+    }
+    if let Some(token) = argument.token {
+        fields.push((Reply::bulk_static("token"), Reply::bulk_static(token)));
+    }
+    if let Some(since) = argument.since {
+        fields.push((Reply::bulk_static("since"), Reply::bulk_static(since)));
+    }
+    let flags = [(argument.optional, "optional"), (argument.multiple, "multiple")];
+    let flags: Vec<_> = flags.iter().filter(|(set, _)| *set).map(|(_, name)| Reply::Simple(name)).collect();
+    if !flags.is_empty() {
+        fields.push((Reply::bulk_static("flags"), Reply::Set(flags)));
+    }
+    if !argument.inner.is_empty() {
+        fields.push((Reply::bulk_static("arguments"), describe(&argument.inner)));
+    }
+    Reply::Map(fields)
+}
+
+/// The arguments as a help text shows them: `<key> <value> [NX | XX] [EX <seconds>]`.
+pub(super) fn usage(arguments: &[Argument], separator: &str) -> String {
+    arguments.iter().map(usage_of_one).collect::<Vec<_>>().join(separator)
+}
+
+fn usage_of_one(argument: &Argument) -> String {
+    let value = match argument.kind {
+        "pure-token" => String::new(),
+        "oneof" => usage(&argument.inner, "|"),
+        "block" => usage(&argument.inner, " "),
+        _ => format!("<{}>", argument.name),
+    };
+    let mut text = match argument.token {
+        Some(token) if value.is_empty() => token.to_owned(),
+        Some(token) => format!("{token} {value}"),
+        None => value,
+    };
+    if argument.multiple {
+        text = format!("{text} [{text} ...]");
+    }
+    match (argument.optional, argument.kind) {
+        (true, _) => format!("[{text}]"),
+        (false, "oneof") => format!("({text})"),
+        (false, _) => text,
+    }
+}

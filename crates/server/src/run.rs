@@ -1,0 +1,177 @@
+//! A node put together, run, and taken apart.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use anyhow::Context;
+use dstore_net::{Address, ConnectionConfig, EventLoop, ListenerConfig, LoopConfig, Mailbox};
+use dstore_node::{Facts, NodeLimits};
+use dstore_storage::{Log, SegmentLog, SegmentOptions};
+use dstore_storage_rocksdb::{RocksEngine, RocksOptions};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::clock::random_u64;
+use crate::config::Config;
+use crate::data_dir::DataDir;
+use crate::front::{Fatal, Front, Mail, Parts};
+use crate::store::{self, Flusher, SharedEngine};
+
+/// How long clients may take to receive their last replies once the node was asked to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Unsent replies at which a client is given up, in largest replies: what is under way when the high-water mark is passed
+/// must still find room, with what the encoding adds.
+const OUTPUT_REPLIES: usize = 2;
+
+/// Runs a node until it is told to stop.
+///
+/// # Errors
+///
+/// It could not start; or it had to stop, then the error is a [`Fatal`].
+pub fn run(config: &Config) -> anyhow::Result<()> {
+    let dir = DataDir::open(&config.data_dir, random_u64())?;
+    check_port(config.listen)?;
+    let engine: SharedEngine = Arc::new(open_engine(config, &dir)?);
+    let log: Arc<dyn Log> = Arc::new(open_log(config, &dir)?);
+    let limits = node_limits(config, &*log);
+    let facts = facts(config, &dir);
+    let node = store::restore(engine.clone(), &*log, limits, facts)?;
+
+    let (wake_flusher, flusher_woken) = sync_channel(1);
+    let front = Front::new(Parts {
+        node,
+        log: log.clone(),
+        decoder_limits: dstore_resp::Limits {
+            bulk_bytes_max: config.value_bytes_max,
+            request_bytes_max: config.request_bytes_max,
+        },
+        flusher: wake_flusher,
+        unflushed_bytes_max: config.log_bytes_max / 2,
+    });
+    let loop_config = LoopConfig { connections_max: config.clients_max, ..LoopConfig::default() };
+    let mut event_loop = EventLoop::new(loop_config, front).context("cannot make the event loop")?;
+    let local = listen(&mut event_loop, config)?;
+    let flusher = Flusher::start(engine.clone(), log.clone(), event_loop.mailbox(), flusher_woken)
+        .context("cannot start the flusher's thread")?;
+    stop_on_signal(event_loop.mailbox())?;
+    greet(&dir, local);
+
+    let front = event_loop.run().map_err(Fatal::Loop)?;
+    let fatal = front.into_fatal();
+    flusher.join();
+    if let Some(fatal) = fatal {
+        return Err(fatal.into());
+    }
+    // Not needed for what was acknowledged, which the log has; it saves the next start the replay.
+    store::flush_and_cut(&engine, &*log).map_err(|error| Fatal::Flush(format!("{error:#}")))?;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+/// A port that is taken should be told at once, not after the data was opened and the log replayed.
+fn check_port(address: SocketAddr) -> anyhow::Result<()> {
+    TcpListener::bind(address).map(drop).with_context(|| format!("cannot listen on {address}"))
+}
+
+fn open_engine(config: &Config, dir: &DataDir) -> anyhow::Result<RocksEngine> {
+    let options = RocksOptions { memory_bytes: config.memory_bytes_max, ..RocksOptions::default() };
+    Ok(RocksEngine::open(&dir.engine_dir(), &options)?)
+}
+
+fn open_log(config: &Config, dir: &DataDir) -> anyhow::Result<SegmentLog> {
+    let mut options = SegmentOptions::new(random_u64());
+    options.segment_bytes = u32::try_from(config.log_segment_bytes).context("log_segment_bytes")?;
+    // Never met: the node takes no more than this itself, and one entry that passes the mark.
+    options.backlog_bytes_max = (config.inflight_bytes_max + config.log_segment_bytes) as u64;
+    Ok(SegmentLog::open(&dir.log_dir(), &options)?)
+}
+
+fn node_limits(config: &Config, log: &dyn Log) -> NodeLimits {
+    NodeLimits {
+        commands: dstore_kv::Limits { value_bytes_max: config.value_bytes_max, ..dstore_kv::Limits::default() },
+        multi_bytes_max: config.request_bytes_max,
+        entry_bytes_max: log.payload_bytes_max(),
+        inflight_bytes_max: config.inflight_bytes_max,
+    }
+}
+
+fn facts(config: &Config, dir: &DataDir) -> Facts {
+    let bytes = |bytes: usize| bytes.to_string();
+    Facts {
+        node_id: dir.node_id().to_owned(),
+        pid: std::process::id(),
+        port: config.listen.port(),
+        version: env!("CARGO_PKG_VERSION"),
+        settings: vec![
+            ("appendfsync", "always".to_owned()),
+            ("appendonly", "yes".to_owned()),
+            ("bind", config.listen.ip().to_string()),
+            ("client-query-buffer-limit", bytes(config.request_bytes_max)),
+            ("databases", "16".to_owned()),
+            ("dir", dir.path().display().to_string()),
+            ("maxclients", config.clients_max.to_string()),
+            ("maxmemory", "0".to_owned()),
+            ("maxmemory-policy", "noeviction".to_owned()),
+            ("port", config.listen.port().to_string()),
+            ("proto-max-bulk-len", bytes(config.value_bytes_max)),
+            ("save", String::new()),
+            ("timeout", "0".to_owned()),
+        ],
+        clients_max: config.clients_max,
+    }
+}
+
+fn listen(event_loop: &mut EventLoop<Front>, config: &Config) -> anyhow::Result<SocketAddr> {
+    let reply_bytes_max = dstore_kv::Limits::default().reply_bytes_max;
+    let output_bytes_max = config.output_bytes_high_water + OUTPUT_REPLIES * reply_bytes_max;
+    let listener = ListenerConfig {
+        connection: ConnectionConfig {
+            input_bytes_max: config.request_bytes_max,
+            output_high_bytes: config.output_bytes_high_water,
+            output_low_bytes: config.output_bytes_high_water / 2,
+            output_bytes_max,
+            ..ConnectionConfig::default()
+        },
+        refusal: Some(bytes::Bytes::from_static(b"-ERR max number of clients reached\r\n")),
+        ..ListenerConfig::default()
+    };
+    let address = Address::Tcp(config.listen);
+    let accept = |front: &mut Front, peer: &Address| Some(front.accept(peer.to_string()));
+    let id = event_loop
+        .net()
+        .listen(&address, listener, accept)
+        .with_context(|| format!("cannot listen on {}", config.listen))?;
+    let local = event_loop.net().listener_address(id).and_then(Address::tcp).unwrap_or(config.listen);
+    event_loop.app().set_local_address(local);
+    Ok(local)
+}
+
+/// SIGINT and SIGTERM stop the node in order; a second one does not wait for that.
+fn stop_on_signal(mailbox: Mailbox<Mail>) -> anyhow::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot handle signals")?;
+    let wait = move || {
+        let mut asked = false;
+        for signal in signals.forever() {
+            if asked {
+                std::process::exit(128 + signal);
+            }
+            asked = true;
+            tracing::info!("stopping on request; a second signal stops at once");
+            mailbox.stop(DRAIN);
+        }
+    };
+    std::thread::Builder::new().name("signals".to_owned()).spawn(wait).context("cannot start the signals' thread")?;
+    Ok(())
+}
+
+#[allow(clippy::print_stdout)]
+fn greet(dir: &DataDir, local: SocketAddr) {
+    let ip = if local.ip().is_unspecified() { "127.0.0.1".to_owned() } else { local.ip().to_string() };
+    println!("dstore {} listens on {local}", env!("CARGO_PKG_VERSION"));
+    println!("  data  {} (node {})", dir.path().display(), dir.node_id());
+    println!("  pid   {}", std::process::id());
+    println!("  try   redis-cli -h {ip} -p {} set greeting hello", local.port());
+}

@@ -1,0 +1,246 @@
+//! [`MemoryEngine`]: the engine of the simulator and of tests, with the crash model of the real one.
+//!
+//! It keeps two maps: what readers see, and what is on the imagined disk. Batches between the two wait in order. A flush
+//! moves them all; [`MemoryEngine::lose_power`] moves a seeded number of them, as the real engine flushes by itself
+//! whenever a memtable fills, and forgets the others. So a prefix of the batches survives, each whole, and every flush
+//! that returned is inside it.
+//!
+//! Snapshots and cursors hold the map they began with; a write while one lives copies the map. Fine for tests, and the
+//! reason why this is not an engine for large data.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, Range};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::{Cursor, Direction, Engine, EngineError, EngineStats, Reader};
+use crate::WriteOp;
+use crate::mix::Mix;
+
+type Map = BTreeMap<Bytes, Bytes>;
+
+/// An [`Engine`] in memory that can lose power and fail on demand. See the [module](self).
+#[derive(Debug, Default)]
+pub struct MemoryEngine {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// What readers see: `persisted` plus all of `unflushed`.
+    current: Arc<Map>,
+    /// What a power loss would leave at the least.
+    persisted: Map,
+    /// Batches in `current` and not in `persisted`, oldest first.
+    unflushed: Vec<Vec<WriteOp>>,
+    /// Set once, by [`MemoryEngine::fail_writes`]; never cleared but by a power loss.
+    failed: Option<String>,
+    /// Writes to refuse as busy before the next one is taken.
+    busy_next: u64,
+    busy_total: u64,
+}
+
+impl MemoryEngine {
+    /// An empty engine.
+    #[must_use]
+    pub fn new() -> MemoryEngine {
+        MemoryEngine::default()
+    }
+
+    /// The machine loses power and comes back: what was not flushed is forgotten, except for as many of the oldest
+    /// batches as `seed` says were flushed spontaneously. An injected failure is over.
+    pub fn lose_power(&self, seed: u64) {
+        let mut state = self.lock();
+        let waiting = state.unflushed.len() as u64;
+        let survivors = Mix::new(seed).up_to(waiting);
+        state.persist(survivors as usize);
+        state.unflushed.clear();
+        state.current = Arc::new(state.persisted.clone());
+        state.failed = None;
+        state.busy_next = 0;
+    }
+
+    /// Flushes as many of the oldest batches as `seed` says, as the real engine does when a memtable fills.
+    pub fn flush_some(&self, seed: u64) {
+        let mut state = self.lock();
+        let waiting = state.unflushed.len() as u64;
+        state.persist(Mix::new(seed).up_to(waiting) as usize);
+    }
+
+    /// Lets the next `count` writes be refused with [`EngineError::Busy`].
+    pub fn refuse_writes(&self, count: u64) {
+        self.lock().busy_next = count;
+    }
+
+    /// From now on every write and flush fails, as after an error of the disk.
+    pub fn fail_writes(&self, reason: &str) {
+        self.lock().failed = Some(reason.to_owned());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code under this lock can leave the state half changed, so a panic elsewhere does not make it unusable.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn view(&self) -> View {
+        View { map: Arc::clone(&self.lock().current) }
+    }
+}
+
+impl State {
+    fn persist(&mut self, batches: usize) {
+        for batch in self.unflushed.drain(..batches) {
+            apply(&mut self.persisted, &batch);
+        }
+    }
+
+    fn check(&self) -> Result<(), EngineError> {
+        match &self.failed {
+            Some(reason) => Err(EngineError::Failed(reason.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn apply(map: &mut Map, ops: &[WriteOp]) {
+    for op in ops {
+        match op {
+            WriteOp::Put { key, value } => {
+                map.insert(key.clone(), value.clone());
+            }
+            WriteOp::Delete { key } => {
+                map.remove(key);
+            }
+            WriteOp::DeleteRange { start, end } if start < end => {
+                let doomed: Vec<Bytes> = map.range(start.clone()..end.clone()).map(|(key, _)| key.clone()).collect();
+                for key in doomed {
+                    map.remove(&key);
+                }
+            }
+            WriteOp::DeleteRange { .. } => {}
+        }
+    }
+}
+
+impl Reader for MemoryEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        Ok(self.lock().current.get(key).cloned())
+    }
+
+    fn scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
+        Ok(Box::new(self.view().cursor(range, direction)))
+    }
+}
+
+impl Engine for MemoryEngine {
+    fn write(&self, ops: &[WriteOp]) -> Result<(), EngineError> {
+        let mut state = self.lock();
+        state.check()?;
+        if state.busy_next > 0 {
+            state.busy_next -= 1;
+            state.busy_total += 1;
+            return Err(EngineError::Busy("refused on demand".to_owned()));
+        }
+        apply(Arc::make_mut(&mut state.current), ops);
+        state.unflushed.push(ops.to_vec());
+        Ok(())
+    }
+
+    fn snapshot(&self) -> Box<dyn Reader + Send + Sync + '_> {
+        Box::new(self.view())
+    }
+
+    fn get_persisted(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        Ok(self.lock().persisted.get(key).cloned())
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        let mut state = self.lock();
+        state.check()?;
+        let all = state.unflushed.len();
+        state.persist(all);
+        Ok(())
+    }
+
+    fn stats(&self) -> EngineStats {
+        let state = self.lock();
+        EngineStats {
+            keys_estimate: state.current.len() as u64,
+            unflushed_bytes: state.unflushed.iter().flatten().map(WriteOp::bytes_len).sum::<usize>() as u64,
+            busy_total: state.busy_total,
+            background_errors: u64::from(state.failed.is_some()),
+            ..EngineStats::default()
+        }
+    }
+}
+
+/// The data as it was at one moment.
+struct View {
+    map: Arc<Map>,
+}
+
+impl View {
+    fn cursor(&self, range: Range<&[u8]>, direction: Direction) -> MemoryCursor {
+        let mut cursor = MemoryCursor {
+            map: Arc::clone(&self.map),
+            lower: Bound::Included(Bytes::copy_from_slice(range.start)),
+            upper: Bound::Excluded(Bytes::copy_from_slice(range.end)),
+            direction,
+            entry: None,
+        };
+        if range.start < range.end {
+            cursor.step();
+        }
+        cursor
+    }
+}
+
+impl Reader for View {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        Ok(self.map.get(key).cloned())
+    }
+
+    fn scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
+        Ok(Box::new(self.cursor(range, direction)))
+    }
+}
+
+struct MemoryCursor {
+    map: Arc<Map>,
+    /// The part of the range that is still to come: `lower` moves up going forward, `upper` moves down going backward.
+    lower: Bound<Bytes>,
+    upper: Bound<Bytes>,
+    direction: Direction,
+    entry: Option<(Bytes, Bytes)>,
+}
+
+impl MemoryCursor {
+    fn step(&mut self) {
+        let mut rest = self.map.range((self.lower.clone(), self.upper.clone()));
+        let next = match self.direction {
+            Direction::Forward => rest.next(),
+            Direction::Backward => rest.next_back(),
+        };
+        self.entry = next.map(|(key, value)| (key.clone(), value.clone()));
+        if let Some((key, _)) = &self.entry {
+            match self.direction {
+                Direction::Forward => self.lower = Bound::Excluded(key.clone()),
+                Direction::Backward => self.upper = Bound::Excluded(key.clone()),
+            }
+        }
+    }
+}
+
+impl Cursor for MemoryCursor {
+    fn entry(&self) -> Option<(&[u8], &[u8])> {
+        self.entry.as_ref().map(|(key, value)| (key.as_ref(), value.as_ref()))
+    }
+
+    fn advance(&mut self) -> Result<(), EngineError> {
+        if self.entry.is_some() {
+            self.step();
+        }
+        Ok(())
+    }
+}

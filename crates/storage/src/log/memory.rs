@@ -1,0 +1,203 @@
+//! [`MemoryLog`]: the log of the simulator and of tests, with the crash model of the real one.
+//!
+//! Nothing becomes durable by itself: the driver says when the imagined disk has synced ([`MemoryLog::sync_one`],
+//! [`MemoryLog::sync`]), and the completions are called inside that call. [`MemoryLog::lose_power`] keeps what was
+//! synced, and of the rest a prefix of records that the seed chooses: a write cut short may have reached the disk in
+//! part, but never a later record without an earlier one.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::index::{Found, RangeLogs};
+use super::{Completion, Entry, Log, LogError, LogIndex, LogOp, LogStats, RangeStatus};
+use crate::ids::{RangeId, Term};
+use crate::mix::Mix;
+
+/// The bound on payloads, as small as that of a segment log of ordinary size.
+const PAYLOAD_BYTES_MAX: usize = 32 << 20;
+
+/// The bound on ranges: far above what a node has, and what a test could reach.
+const RANGES_MAX: usize = 100_000;
+
+/// A [`Log`] in memory that can lose power and fail on demand. See the [module](self).
+#[derive(Debug)]
+pub struct MemoryLog {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// What readers see.
+    current: RangeLogs,
+    /// What is on the imagined disk.
+    durable: RangeLogs,
+    /// Submissions in `current` and not in `durable`, oldest first.
+    waiting: VecDeque<Waiting>,
+    failed: Option<LogError>,
+    records_total: u64,
+}
+
+struct Waiting {
+    ops: Vec<LogOp>,
+    done: Completion,
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waiting").field("ops", &self.ops).finish_non_exhaustive()
+    }
+}
+
+impl Default for MemoryLog {
+    fn default() -> MemoryLog {
+        MemoryLog::new()
+    }
+}
+
+impl MemoryLog {
+    /// An empty log.
+    #[must_use]
+    pub fn new() -> MemoryLog {
+        let empty = || RangeLogs::new(usize::MAX);
+        MemoryLog {
+            state: Mutex::new(State {
+                current: empty(),
+                durable: empty(),
+                waiting: VecDeque::new(),
+                failed: None,
+                records_total: 0,
+            }),
+        }
+    }
+
+    /// Makes the oldest waiting submission durable and calls its completion. False when nothing waits.
+    pub fn sync_one(&self) -> bool {
+        let mut state = self.lock();
+        let Some(next) = state.waiting.pop_front() else { return false };
+        let result = match state.failed.as_ref() {
+            Some(failed) => Err(failed.sticky()),
+            None => {
+                state.records_total += record_count(&next.ops);
+                for op in &next.ops {
+                    state.durable.apply(op);
+                }
+                Ok(())
+            }
+        };
+        drop(state);
+        (next.done)(result);
+        true
+    }
+
+    /// Makes everything that waits durable and calls the completions.
+    pub fn sync(&self) {
+        while self.sync_one() {}
+    }
+
+    /// Submissions that wait to be synced.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    /// The machine loses power and comes back: of what was not synced a prefix of records survives, as long as `seed`
+    /// says. Completions of the rest are dropped uncalled. An injected failure is over.
+    pub fn lose_power(&self, seed: u64) {
+        let mut state = self.lock();
+        let waiting = std::mem::take(&mut state.waiting);
+        let records = waiting.iter().map(|waiting| record_count(&waiting.ops)).sum();
+        let mut survivors = Mix::new(seed).up_to(records);
+        for op in waiting.iter().flat_map(|waiting| &waiting.ops) {
+            if survivors == 0 {
+                break;
+            }
+            let count = record_count(std::slice::from_ref(op)).min(survivors);
+            survivors -= count;
+            match op {
+                LogOp::Append { range, entries } => {
+                    let entries = entries[..count as usize].to_vec();
+                    state.durable.apply(&LogOp::Append { range: *range, entries });
+                }
+                whole => {
+                    state.durable.apply(whole);
+                }
+            }
+        }
+        state.current = state.durable.clone();
+        state.failed = None;
+    }
+
+    /// From now on every sync fails and every submission is refused, as after an error of the disk.
+    pub fn fail(&self, reason: &str) {
+        let source = std::io::Error::other(reason.to_owned());
+        self.lock().failed = Some(LogError::io("sync", std::path::Path::new("memory"), source));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code under this lock can leave the state half changed, so a panic elsewhere does not make it unusable.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn record_count(ops: &[LogOp]) -> u64 {
+    let count = |op: &LogOp| if let LogOp::Append { entries, .. } = op { entries.len() as u64 } else { 1 };
+    ops.iter().map(count).sum()
+}
+
+impl Log for MemoryLog {
+    fn submit(&self, ops: Vec<LogOp>, done: Completion) -> Result<(), LogError> {
+        let mut state = self.lock();
+        if let Some(failed) = &state.failed {
+            return Err(failed.sticky());
+        }
+        state.current.check(&ops, PAYLOAD_BYTES_MAX, RANGES_MAX)?;
+        for op in &ops {
+            state.current.apply(op);
+        }
+        state.waiting.push_back(Waiting { ops, done });
+        Ok(())
+    }
+
+    fn entries(
+        &self,
+        range: RangeId,
+        lo: LogIndex,
+        hi: LogIndex,
+        payload_bytes_max: usize,
+    ) -> Result<Vec<Entry>, LogError> {
+        let found = self.lock().current.entries(range, lo, hi, payload_bytes_max)?;
+        let whole = |found| match found {
+            Found::Whole(entry) => entry,
+            Found::OnDisk { index, .. } => unreachable!("entry {index} left the memory of a log without a disk"),
+        };
+        Ok(found.into_iter().map(whole).collect())
+    }
+
+    fn term(&self, range: RangeId, index: LogIndex) -> Option<Term> {
+        self.lock().current.term(range, index)
+    }
+
+    fn status(&self, range: RangeId) -> Option<RangeStatus> {
+        self.lock().current.status(range)
+    }
+
+    fn ranges(&self) -> Vec<RangeId> {
+        self.lock().current.ranges()
+    }
+
+    fn payload_bytes_max(&self) -> usize {
+        PAYLOAD_BYTES_MAX
+    }
+
+    fn stats(&self) -> LogStats {
+        let state = self.lock();
+        LogStats {
+            ranges: state.current.ranges_len(),
+            entries: state.current.entries_len(),
+            cache_bytes: state.current.cache_bytes(),
+            records_total: state.records_total,
+            failed: state.failed.as_ref().map(ToString::to_string),
+            ..LogStats::default()
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Durability: after a power loss under load, everything acknowledged is there and no MULTI block is half there.
+//!
+//! A power loss is kill -9 plus the library of `dstore_testkit::powerloss`, which takes away from the files what was
+//! never synced. The same check must fail when fdatasync is a lie, or it would prove nothing.
+//!
+//! `POWER_CUTS=20` makes that many cuts in a row on one data directory; a normal run makes a few.
+
+#![allow(clippy::unwrap_used)] // helpers of tests fail by panicking, as tests do
+
+use dstore_e2e::load::Load;
+use dstore_e2e::{connect, seed};
+use dstore_testkit::powerloss::{Choose, Fault, PowerLoss, Seeded, Style};
+use dstore_testkit::process::{Dstore, Refused, Server};
+use dstore_testkit::scratch::Scratch;
+
+/// A node that loses power, with a log so small that segments are reused and the data is flushed all the time.
+struct Node {
+    scratch: Scratch,
+    power: PowerLoss,
+    dstore: Dstore,
+}
+
+impl Node {
+    fn new() -> Node {
+        let scratch = Scratch::new("power");
+        let data = scratch.directory("data");
+        // RocksDB's text log goes through stdio, which the library does not see; nobody reads it back.
+        let power = PowerLoss::watch(&data, &scratch.path().join("journal")).unwrap().tolerate("LOG");
+        let small = ["--value-bytes-max", "2MiB", "--log-segment-bytes", "12MiB", "--log-bytes-max", "4MiB"];
+        let dstore = Dstore::on(&data).flags(&small);
+        Node { scratch, power, dstore }
+    }
+
+    fn start(&self) -> Result<Server, Refused> {
+        self.dstore.start_watched(&self.scratch, &self.power)
+    }
+}
+
+fn cuts_wanted() -> u64 {
+    std::env::var("POWER_CUTS").map_or(8, |text| text.parse().expect("POWER_CUTS is a number"))
+}
+
+#[test]
+fn no_acknowledged_write_is_lost_and_no_block_is_half_there() {
+    let seed = seed();
+    let mut random = Seeded::new(seed);
+    let mut node = Node::new();
+    let mut load = Load::new(8, seed);
+    for round in 0..cuts_wanted() {
+        let mut server = node.start().unwrap();
+        load.check(server.address()).unwrap_or_else(|lost| panic!("round {round}, seed {seed}: {lost}"));
+        let acknowledgements = [10, 300, 3_000][random.choose(3)];
+        load.write(server.address(), acknowledgements, || server.kill()).unwrap();
+        let style = Style::ALL[(round % 4) as usize];
+        let cut = node.power.cut(style, random.next_u64()).unwrap();
+        println!("round {round}: {acknowledgements} steps, {} keys, {cut}", load.keys());
+        // A power cut may also strike while the node picks itself up from one.
+        if random.choose(2) == 0 {
+            let mut server = node.start().unwrap();
+            server.kill();
+            println!(
+                "round {round}: again at the start, {}",
+                node.power.cut(Style::Scattered, random.next_u64()).unwrap()
+            );
+        }
+    }
+    let server = node.start().unwrap();
+    load.check(server.address()).unwrap_or_else(|lost| panic!("at the end, seed {seed}: {lost}"));
+    assert!(load.keys() > 8, "the load left next to nothing to look for");
+    assert_eq!(server.stop().code(), Some(0));
+}
+
+#[test]
+fn the_same_check_fails_when_fdatasync_lies() {
+    let mut node = Node::new();
+    let mut load = Load::new(4, 1);
+    let mut server = node.start().unwrap();
+    node.power.inject(Fault::SyncsLie).unwrap();
+    load.write(server.address(), 500, || server.kill()).unwrap();
+    node.power.cut(Style::Worst, 1).unwrap();
+    node.power.clear_faults().unwrap();
+    // It may also refuse to start; to come up with everything there is what it cannot.
+    if let Ok(server) = node.start() {
+        let lost = load.check(server.address()).expect_err("acknowledged writes survived without a sync");
+        println!("as it should be: {lost}");
+    }
+}
+
+#[test]
+fn an_orderly_stop_under_load_loses_nothing() {
+    let mut node = Node::new();
+    let mut load = Load::new(4, 4);
+    let server = node.start().unwrap();
+    load.write(server.address(), 500, || server.terminate()).unwrap();
+    assert_eq!(server.wait().code(), Some(0));
+    node.power.cut(Style::Worst, 4).unwrap();
+    let server = node.start().unwrap();
+    load.check(server.address()).unwrap();
+}
+
+#[test]
+fn a_failed_fdatasync_stops_the_node_before_it_acknowledges() {
+    let mut node = Node::new();
+    let mut load = Load::new(4, 2);
+    let server = node.start().unwrap();
+    node.power.inject(Fault::SyncFails { nth: 40, errno: libc::EIO }).unwrap();
+    load.write(server.address(), usize::MAX, || ()).unwrap(); // until the server is gone
+    let said = server.stderr();
+    let status = server.wait();
+    assert_eq!(status.code(), Some(3), "{said}");
+    node.power.clear_faults().unwrap();
+    node.power.cut(Style::Worst, 2).unwrap();
+    let server = node.start().unwrap();
+    load.check(server.address()).unwrap();
+    assert_eq!(server.stop().code(), Some(0));
+}
+
+#[test]
+fn a_full_disk_loses_nothing_that_was_acknowledged() {
+    let mut node = Node::new();
+    let mut load = Load::new(4, 3);
+    let server = node.start().unwrap();
+    node.power.inject(Fault::WriteFails { nth: 60, errno: libc::ENOSPC }).unwrap();
+    load.write(server.address(), usize::MAX, || ()).unwrap();
+    let status = server.wait();
+    assert_eq!(status.code(), Some(3));
+    node.power.clear_faults().unwrap();
+    node.power.cut(Style::InOrder, 3).unwrap();
+    let server = node.start().unwrap();
+    load.check(server.address()).unwrap();
+}
+
+#[test]
+fn clients_that_wait_for_the_disk_share_its_next_sync() {
+    const CLIENTS: usize = 32;
+    const WRITES: usize = 10;
+    let node = Node::new();
+    let server = node.start().unwrap();
+    node.power.inject(Fault::SyncsStallMs(10)).unwrap();
+    let before = node.power.syncs().unwrap();
+    std::thread::scope(|scope| {
+        for client in 0..CLIENTS {
+            let mut connection = connect(server.address());
+            scope.spawn(move || {
+                for n in 0..WRITES {
+                    redis::cmd("SET").arg(format!("{client}:{n}")).arg("x").exec(&mut connection).unwrap();
+                }
+            });
+        }
+    });
+    let syncs = node.power.syncs().unwrap() - before;
+    assert!(syncs >= WRITES as u64, "{syncs} syncs cannot have covered writes made one after the other");
+    assert!(syncs < (CLIENTS * WRITES / 2) as u64, "{syncs} syncs for {} writes", CLIENTS * WRITES);
+}
