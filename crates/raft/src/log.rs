@@ -252,36 +252,41 @@ impl<S: LogStorage> Log<S> {
     }
 
     /// Committed entries that were not handed out, as many as the limit allows. While a snapshot is being installed there
-    /// is no state to apply them to. If `keep` is false nobody else will want them, and those that are durable are moved
-    /// out of the tail rather than copied.
-    pub(crate) fn take_committed(&mut self, bytes_max: u64, keep: bool) -> Vec<Entry> {
+    /// is no state to apply them to. Those that are durable, and had by all others, are moved out of the tail rather than
+    /// copied: nobody will want them again.
+    pub(crate) fn take_committed(&mut self, bytes_max: u64, all_have: LogIndex) -> Vec<Entry> {
         if !self.has_committed(bytes_max) {
             return Vec::new();
         }
         let room = bytes_max - self.applying_bytes;
         let first = self.applying.next();
-        let entries = if !keep && first == self.tail_first && self.durable >= first {
-            self.move_out(self.commit.min(self.durable), room)
+        let unwanted = self.commit.min(self.durable).min(all_have);
+        let entries = if first == self.tail_first && unwanted >= first {
+            self.move_out(unwanted, room)
         } else {
-            self.read(first, self.commit, room).unwrap_or_default()
+            let entries = self.read(first, self.commit, room).unwrap_or_default();
+            self.applying_bytes += entries.iter().map(Entry::cost_bytes).sum::<u64>();
+            entries
         };
-        self.applying_bytes += entries.iter().map(Entry::cost_bytes).sum::<u64>();
         self.applying = self.applying + entries.len() as u64;
         entries
     }
 
     /// Takes entries off the front of the tail, up to `to`: one, then as many as fit.
     fn move_out(&mut self, to: LogIndex, bytes_max: u64) -> Vec<Entry> {
-        let mut bytes = 0;
-        let fits = |e: &&Entry| {
-            bytes += e.cost_bytes();
-            e.index == self.tail_first || bytes <= bytes_max
-        };
-        let n = self.tail.iter().take((to - self.tail_first) as usize + 1).take_while(fits).count();
-        let entries: Vec<Entry> = self.tail.drain(..n).collect();
+        let (mut n, mut bytes) = (0, 0);
+        for e in self.tail.range(..(to - self.tail_first) as usize + 1) {
+            let cost = e.cost_bytes();
+            if n > 0 && bytes + cost > bytes_max {
+                break;
+            }
+            bytes += cost;
+            n += 1;
+        }
         self.tail_first = self.tail_first + n as u64;
-        self.tail_bytes -= entries.iter().map(Entry::cost_bytes).sum::<u64>();
-        entries
+        self.tail_bytes -= bytes;
+        self.applying_bytes += bytes;
+        self.tail.drain(..n).collect()
     }
 
     /// Whether there is something to write.
@@ -432,15 +437,15 @@ mod tests {
 
     #[test]
     fn committed_entries_are_handed_out_within_the_limit_and_again_when_applied() {
-        for keep in [true, false] {
+        for all_have in [LogIndex::ZERO, LogIndex(10)] {
             let mut log = stored(&[]);
             (1..=10).for_each(|i| log.push(entry(i, 1)));
             write(&mut log, 1);
             log.commit_to(LogIndex(10));
-            assert_eq!(log.take_committed(3 * COST, keep).len(), 3);
-            assert_eq!(log.take_committed(3 * COST, keep).len(), 0, "none is applied yet");
+            assert_eq!(log.take_committed(3 * COST, all_have).len(), 3);
+            assert_eq!(log.take_committed(3 * COST, all_have).len(), 0, "none is applied yet");
             log.applied_to(LogIndex(3));
-            assert_eq!(log.take_committed(COST / 2, keep).len(), 1, "one always fits");
+            assert_eq!(log.take_committed(COST / 2, all_have).len(), 1, "one always fits");
         }
     }
 
@@ -454,7 +459,7 @@ mod tests {
         log.evict(LogIndex(10), 0);
         assert_eq!(log.tail.len(), 10, "nothing is handed out");
         log.commit_to(LogIndex(8));
-        let handed = log.take_committed(u64::MAX, true).len();
+        let handed = log.take_committed(u64::MAX, LogIndex::ZERO).len();
         log.evict(LogIndex(2), 5 * COST);
         assert_eq!((handed, log.tail.len()), (8, 5), "a follower lacks 3, but the cache holds five");
         log.evict(LogIndex(10), 5 * COST);

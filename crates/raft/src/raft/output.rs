@@ -49,9 +49,7 @@ impl<S: LogStorage> Raft<S> {
             return None;
         }
         let persist = self.take_persist();
-        // A follower's entries are wanted by nobody else; a leader's may still be on their way.
-        let keep = self.role == Role::Leader;
-        let committed = self.log.take_committed(self.config.apply_bytes_max, keep);
+        let committed = self.log.take_committed(self.config.apply_bytes_max, self.all_have());
         reads.extend(self.reads.take_ready(self.log.applied()));
         self.out.leadership = leadership;
         let ready = Ready {
@@ -134,8 +132,12 @@ impl<S: LogStorage> Raft<S> {
         self.evict();
     }
 
+    /// Up to here nobody needs entries of this node: all its followers have them, or it has none.
+    fn all_have(&self) -> LogIndex {
+        self.peers.iter().map(|p| p.matched).min().unwrap_or(self.log.last_index())
+    }
+
     fn evict(&mut self) {
-        let all_have = self.peers.iter().map(|p| p.matched).min().unwrap_or(self.log.last_index());
-        self.log.evict(all_have, self.config.log_cache_bytes_max);
+        self.log.evict(self.all_have(), self.config.log_cache_bytes_max);
     }
 }

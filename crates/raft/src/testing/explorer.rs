@@ -63,7 +63,7 @@ fn seeds(default: u64) -> std::ops::Range<u64> {
 #[test]
 #[allow(clippy::disallowed_methods)] // to tell how fast it was
 fn no_seed_breaks_a_promise() {
-    let (seeds, steps) = (seeds(300), number("RAFT_EXPLORER_STEPS", 2000));
+    let (seeds, steps) = (seeds(2000), number("RAFT_EXPLORER_STEPS", 2000));
     let count = seeds.end - seeds.start;
     let began = std::time::Instant::now();
     let (mut reads, mut commits) = (0, 0);
