@@ -142,7 +142,7 @@ pub struct Append {
     pub range: RangeId,
     /// Where it goes: right behind the one before.
     pub position: Position,
-    /// See [`crate::entry`].
+    /// An encoded [`Entry`].
     pub payload: Bytes,
 }
 
