@@ -50,6 +50,7 @@ impl Server {
         let program = std::env::current_exe().expect("this program has a path");
         let mut process = Command::new(program)
             .args(["serve", kind])
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .expect("this program can be started once more");
@@ -121,7 +122,12 @@ fn scenario(scenario: &Scenario) -> Vec<(String, f64)> {
         );
     }
     let ratio = |index: usize| median(costs[index].iter().zip(&costs[0]).map(|(peer, ours)| peer / ours).collect());
-    scenario.peers.iter().enumerate().map(|(index, (_, name))| ((*name).to_owned(), ratio(index + 1))).collect()
+    let named = scenario.peers.iter().enumerate();
+    let ratios: Vec<_> = named.map(|(index, (_, name))| ((*name).to_owned(), ratio(index + 1))).collect();
+    for (name, value) in &ratios {
+        println!("  {name}: {value:.2}");
+    }
+    ratios
 }
 
 /// Counts with `perf`, in a run of its own since counting costs time. `None` where perf is missing or not permitted.

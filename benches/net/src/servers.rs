@@ -15,8 +15,12 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 pub(crate) const LISTENING: &str = "listening on ";
 const FRAME_BYTES_MAX: usize = 1 << 20;
 
-/// Runs a server until it is killed.
+/// Runs a server until it is killed, or its standard input ends because whoever started it is gone.
 pub(crate) fn serve(kind: &str) -> ExitCode {
+    std::thread::spawn(|| {
+        let ended = io::copy(&mut io::stdin(), &mut io::sink());
+        std::process::exit(i32::from(ended.is_err()));
+    });
     let result = match kind {
         "ours" => ours(),
         "tokio" => tokio_current(),

@@ -51,8 +51,10 @@ impl<A: Application> EventLoop<A> {
         &mut self.driver.app
     }
 
-    /// The loop's books, to listen, connect and arm timers before it runs.
+    /// The loop's books, to listen, connect and arm timers before it runs or between two turns. Samples the clock, so that
+    /// what is armed does not count from a time long past.
     pub fn net(&mut self) -> &mut Net<A> {
+        self.driver.net.tick();
         &mut self.driver.net
     }
 

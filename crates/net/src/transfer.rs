@@ -11,7 +11,7 @@ use crate::output::SLICES_MAX;
 use crate::protocol::{Application, Driven, Notice};
 use crate::sys::{Readiness, SocketKey};
 
-/// Room made for a read behind input that waits for more.
+/// The least room made for a read behind input that waits for more.
 const READ_ROOM_BYTES: usize = 16 * 1024;
 /// How long a closed connection goes on to swallow what its peer had under way.
 const LINGER: Duration = Duration::from_secs(2);
@@ -22,6 +22,12 @@ enum Read {
     More,
     /// Nothing more for now.
     Drained,
+}
+
+/// Room for the next read behind `length` bytes of a message that is whole at `needed` bytes: memory follows what has come,
+/// at most doubling it, and not what a peer announces.
+fn room_for(length: usize, needed: usize) -> usize {
+    needed.saturating_sub(length).clamp(READ_ROOM_BYTES, READ_ROOM_BYTES.max(length))
 }
 
 impl<A: Application> Driver<A> {
@@ -82,7 +88,7 @@ impl<A: Application> Driver<A> {
             self.established(id);
         }
         self.process_buffered(id);
-        let mut budget = self.net.config.read_bytes_per_turn_max;
+        let mut budget = self.net.config.read_bytes_per_turn_max.max(1);
         while let Some(connection) = self.net.connection(id) {
             if !connection.readable || !connection.may_process() {
                 break;
@@ -169,8 +175,10 @@ impl<A: Application> Driver<A> {
             self.net.doom(id, CloseReason::InputTooLarge(limit));
             return Read::Drained;
         }
-        let room = connection.needed.saturating_sub(length).max(READ_ROOM_BYTES).min(most).min(*budget);
-        let buffer = &mut connection.input.room(room)[..room];
+        let room = room_for(length, connection.needed).min(most).min(*budget);
+        let buffer = connection.input.room(room);
+        let room = buffer.len().min(most).min(*budget);
+        let buffer = &mut buffer[..room];
         let result = self.net.poller.read(socket, buffer);
         let Some(count) = self.account_read(id, result, room, budget) else { return Read::Drained };
         if let Some(connection) = self.net.connection_mut(id) {
@@ -375,7 +383,7 @@ impl<A: Application> Driver<A> {
     /// Reads what nobody wants any more.
     fn linger(&mut self, id: ConnectionId) {
         let mut scratch = std::mem::take(&mut self.net.scratch);
-        let mut budget = self.net.config.read_bytes_per_turn_max;
+        let mut budget = self.net.config.read_bytes_per_turn_max.max(1);
         while let Some(socket) =
             self.net.connection(id).filter(|c| c.readable && c.doom.is_none()).and_then(|c| c.socket)
         {
@@ -413,5 +421,19 @@ impl<A: Application> Driver<A> {
             self.net.schedule(id);
             self.notify(id, Notice::OutputLow);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_follows_what_has_come_and_not_what_is_announced() {
+        assert_eq!(room_for(10, 512 << 20), READ_ROOM_BYTES);
+        assert_eq!(room_for(1 << 20, 512 << 20), 1 << 20);
+        assert_eq!(room_for(1 << 20, (1 << 20) + 100), READ_ROOM_BYTES);
+        assert_eq!(room_for(1 << 20, (1 << 20) + 100_000), 100_000);
+        assert_eq!(room_for(1 << 20, 0), READ_ROOM_BYTES, "the length is not known");
     }
 }

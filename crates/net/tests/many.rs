@@ -54,7 +54,7 @@ impl Protocol<Both> for Client {
         cx.write(&self.0.to_be_bytes());
     }
 
-    fn decode<'a>(&mut self, input: &'a [u8]) -> Result<Decoded<u32>, Self::Error> {
+    fn decode(&mut self, input: &[u8]) -> Result<Decoded<u32>, Self::Error> {
         Ok(match input.first_chunk() {
             Some(number) => Decoded::Message(u32::from_be_bytes(*number), 4),
             None => Decoded::Incomplete { needed: 4 },

@@ -2,7 +2,7 @@
 //! where the kernel permits them (a test that cannot have one says so and passes).
 
 // Helpers of tests are no tests to clippy.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};

@@ -172,19 +172,17 @@ impl<E: Engine> Node<E> {
         })
     }
 
-    /// Takes an entry that the log held at the start; a node without peers has committed all of them. One that the
-    /// engine already has is passed over.
+    /// Takes an entry that the log held at the start. One that the engine already has is passed over. The others are
+    /// applied with [`Node::handle_durable`], many at once: a node without peers has committed all that it has.
     ///
     /// # Errors
     ///
-    /// The entry cannot be read or does not follow; the engine failed.
+    /// The entry cannot be read, or does not follow.
     pub fn restore(&mut self, position: Position, payload: &Bytes) -> Result<(), NodeError> {
         if position.index <= self.replica.last() {
             return Ok(());
         }
-        self.replica.restore(position, payload)?;
-        self.replica.commit(position.index);
-        self.replica.apply(&self.engine)
+        self.replica.restore(position, payload)
     }
 
     /// A client connected.

@@ -51,6 +51,9 @@ impl Driver {
         for append in &disk {
             node.restore(append.position, &append.payload).unwrap();
         }
+        if let Some(append) = disk.last() {
+            node.handle_durable(append.position.index).unwrap();
+        }
         let (submitted, replies, events) = (VecDeque::new(), BTreeMap::new(), Vec::new());
         Driver { engine, node, now, submitted, disk, replies, events }
     }
@@ -500,4 +503,15 @@ fn a_block_whose_replies_would_be_too_large_together_does_nothing() {
     driver.request(bystander, "SET bystander 2");
     assert_eq!(driver.settle(client, "EXEC"), refusal, "reads alone too, and they undo nothing");
     assert_eq!(driver.call(client, "GET bystander"), "$1 2");
+}
+
+#[test]
+fn an_http_request_is_hung_up_on_before_its_body() {
+    let mut driver = Driver::new();
+    let client = driver.connect();
+    driver.request(client, "POST / HTTP/1.1");
+    driver.request(client, "SET k v");
+    driver.end_turn();
+    assert_eq!((driver.replies(client).as_str(), &driver.events[..]), ("", &["close"][..]));
+    assert!(driver.submitted.is_empty());
 }

@@ -53,7 +53,9 @@ impl Reply {
             + match self {
                 Reply::Status(text) | Reply::Error(text) | Reply::Bulk(text) | Reply::Verbatim(_, text) => text.len(),
                 Reply::BigNumber(digits) => digits.len(),
-                Reply::Array(items) | Reply::Set(items) | Reply::Push(items) => items.iter().map(Reply::bytes_len).sum(),
+                Reply::Array(items) | Reply::Set(items) | Reply::Push(items) => {
+                    items.iter().map(Reply::bytes_len).sum()
+                }
                 Reply::Map(pairs) => pairs.iter().map(|(key, value)| key.bytes_len() + value.bytes_len()).sum(),
                 Reply::Simple(_)
                 | Reply::Integer(_)

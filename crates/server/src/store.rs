@@ -70,6 +70,7 @@ fn replay(node: &mut Node<SharedEngine>, log: &dyn Log, mut next: LogIndex, last
             node.restore(entry.position(), &entry.payload)?;
             next = entry.index.next();
         }
+        node.handle_durable(LogIndex(next.0 - 1))?;
         while node.is_behind() {
             // The engine's background work is behind. A flush waits for it.
             node.engine().flush()?;

@@ -10,7 +10,7 @@ use dstore_testkit::process::{Dstore, start_redis};
 use dstore_testkit::scratch::Scratch;
 
 /// Odd, so that there is a run in the middle.
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 
 fn main() {
     let scratch = Scratch::new("bench");
@@ -23,7 +23,7 @@ fn main() {
     println!("{:<10}{:>34}{:>34}{:>8}", "", "dstore", "redis, appendfsync always", "ratio");
     println!("{:<10}{:>34}{:>34}", "", "req/s    p50 ms    p99 ms", "req/s    p50 ms    p99 ms");
     let load = |test, pipeline, requests| Load { test, connections: 50, pipeline, requests };
-    for load in [load("set", 1, 30_000), load("set", 16, 200_000), load("get", 1, 100_000), load("get", 16, 400_000)] {
+    for load in [load("set", 1, 20_000), load("set", 16, 100_000), load("get", 1, 60_000), load("get", 16, 300_000)] {
         let runs: Vec<(Figures, Figures)> = (0..ROUNDS).map(|_| (load.run(&dstore), load.run(&redis))).collect();
         let (ours, theirs): (Vec<Figures>, Vec<Figures>) = runs.into_iter().unzip();
         let (ours, theirs) = (median(&ours), median(&theirs));

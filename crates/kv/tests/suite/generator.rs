@@ -31,7 +31,7 @@ const INTEGERS: [&str; 22] = [
     "99999999999999999999999",
 ];
 
-const FLOATS: [&str; 40] = [
+const FLOATS: [&str; 45] = [
     "0.1",
     "0.2",
     "-0.3",
@@ -72,6 +72,11 @@ const FLOATS: [&str; 40] = [
     "18446744073709551615",
     "9223372036854775809",
     "3.14159265358979323846",
+    "18446744073709551616",
+    "18446744073709551617.00000000000000000000000000000000000000001",
+    "0x1.0000000000000002p0",
+    "-0x1.0000000000000002p-1",
+    "-0x1p-70",
 ];
 
 const STRINGS: [&str; 8] = ["", "hello", "v", "\r\n", "\0", "0123456789", "caf\u{e9}", "with space"];
@@ -138,6 +143,12 @@ const PATTERNS: [&str; 26] = [
     "*\u{ff}*",
     "[\u{80}-\u{ff}]*",
 ];
+
+/// Commands, some of them often.
+const NAMES: &str = "get get set set set set set set getex getex getdel mget mset msetnx setnx append strlen incr \
+    decr incrby incrby decrby decrby incrbyfloat incrbyfloat incrbyfloat del unlink exists type \
+    expire expire pexpire pexpire expireat pexpireat ttl pttl expiretime pexpiretime persist scan \
+    keys dbsize flushall flushdb";
 
 /// Draws requests.
 pub(crate) struct Generator {
@@ -209,55 +220,8 @@ impl Generator {
 
     /// A request with its name first.
     pub(crate) fn request(&mut self) -> Vec<Bytes> {
-        const NAMES: [&str; 46] = [
-            "get",
-            "get",
-            "set",
-            "set",
-            "set",
-            "set",
-            "set",
-            "set",
-            "getex",
-            "getex",
-            "getdel",
-            "mget",
-            "mset",
-            "msetnx",
-            "setnx",
-            "append",
-            "strlen",
-            "incr",
-            "decr",
-            "incrby",
-            "incrby",
-            "decrby",
-            "decrby",
-            "incrbyfloat",
-            "incrbyfloat",
-            "incrbyfloat",
-            "del",
-            "unlink",
-            "exists",
-            "type",
-            "expire",
-            "expire",
-            "pexpire",
-            "pexpire",
-            "expireat",
-            "pexpireat",
-            "ttl",
-            "pttl",
-            "expiretime",
-            "pexpiretime",
-            "persist",
-            "scan",
-            "keys",
-            "dbsize",
-            "flushall",
-            "flushdb",
-        ];
-        let mut name = self.random.pick(&NAMES);
+        let names: Vec<&str> = NAMES.split(' ').collect();
+        let mut name = self.random.pick(&names);
         if name.starts_with("flush") && !self.random.one_in(10) {
             name = "set";
         }
@@ -269,7 +233,6 @@ impl Generator {
         } else if self.random.one_in(60) {
             args.push(self.value().to_owned());
         }
-        args.truncate(args.len().max(1));
         let mut request: Vec<Bytes> = args.into_iter().map(Bytes::from).collect();
         if request.is_empty() {
             request.push(Bytes::from("get"));

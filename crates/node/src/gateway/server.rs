@@ -128,18 +128,7 @@ fn section_lines(section: &str, report: &Report<'_>) -> Vec<String> {
             "maxmemory:0".to_owned(),
             "maxmemory_policy:noeviction".to_owned(),
         ],
-        "persistence" => {
-            let mut lines = vec![
-                "# Persistence".to_owned(),
-                "loading:0".to_owned(),
-                "aof_enabled:1".to_owned(),
-                "aof_last_write_status:ok".to_owned(),
-                format!("dstore_log_index:{}", report.appended),
-                format!("dstore_applied_index:{}", report.applied),
-            ];
-            lines.extend(report.engine.iter().map(|(name, value)| format!("dstore_{name}:{value}")));
-            lines
-        }
+        "persistence" => persistence_lines(report),
         "stats" => vec![
             "# Stats".to_owned(),
             format!("total_connections_received:{}", stats.connections),
@@ -168,6 +157,19 @@ fn section_lines(section: &str, report: &Report<'_>) -> Vec<String> {
         }
         _ => Vec::new(),
     }
+}
+
+fn persistence_lines(report: &Report<'_>) -> Vec<String> {
+    let mut lines = vec![
+        "# Persistence".to_owned(),
+        "loading:0".to_owned(),
+        "aof_enabled:1".to_owned(),
+        "aof_last_write_status:ok".to_owned(),
+        format!("dstore_log_index:{}", report.appended),
+        format!("dstore_applied_index:{}", report.applied),
+    ];
+    lines.extend(report.engine.iter().map(|(name, value)| format!("dstore_{name}:{value}")));
+    lines
 }
 
 /// CONFIG GET pattern [pattern ...]
