@@ -109,6 +109,10 @@ impl Application for Node {
     type Mail = Job;
     type Timer = RpcTimer;
 
+    fn on_start(&mut self, net: &mut Net<Self>) {
+        driver::end_of_turn(self, net);
+    }
+
     fn on_mail(&mut self, net: &mut Net<Self>, job: Job) {
         job(self, net);
     }

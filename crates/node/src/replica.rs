@@ -197,18 +197,22 @@ impl Replica {
         call: Call<'_>,
         tools: Tools<'_, E>,
     ) -> Result<Option<Reply>, NodeError> {
-        let (mode, now_ms) = match order {
-            Order::Applied => (Mode::Read { applied: self.applied.stamp }, now.wall_ms()),
+        let mode = match order {
+            Order::Applied => Mode::Read { applied: self.applied.stamp },
             Order::Logged => {
                 let open = self.open(now);
-                let mode = Mode::Write { stamp: open.stamp, ordinal: open.next_version - open.stamp.as_u64() };
-                // The turn may have gone on since the entry was opened; all of it happens at the entry's time.
-                (mode, now.wall_ms().min(open.stamp.ms()))
+                Mode::Write { stamp: open.stamp, ordinal: open.next_version - open.stamp.as_u64() }
             }
         };
         let view = self.view(order, tools.engine);
-        let context =
-            Context { db: call.db, range: self.range, mode, now_ms, limits: tools.limits, cursors: tools.cursors };
+        let context = Context {
+            db: call.db,
+            range: self.range,
+            mode,
+            now_ms: now.wall_ms(),
+            limits: tools.limits,
+            cursors: tools.cursors,
+        };
         let outcome = dstore_kv::evaluate(call.spec, call.args, &view, context)?;
         if order == Order::Logged {
             self.add(outcome.effects, outcome.versions_used, outcome.needs_time);

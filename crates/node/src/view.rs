@@ -3,8 +3,8 @@
 use std::ops::{Bound, ControlFlow, Range};
 
 use bytes::Bytes;
-use dstore_kv::{Direction, View, ViewError, Visitor};
-use dstore_storage::{Engine, EngineError};
+use dstore_kv::{View, ViewError, Visitor};
+use dstore_storage::{Direction, Engine, EngineError};
 
 use crate::overlay::{Covered, Overlay};
 
@@ -29,11 +29,7 @@ impl<E: Engine> View for OverlayView<'_, E> {
         }
         let empty = Overlay::default();
         let overlay = self.overlay.unwrap_or(&empty);
-        let way = match direction {
-            Direction::Forward => dstore_storage::Direction::Forward,
-            Direction::Backward => dstore_storage::Direction::Backward,
-        };
-        let mut below = self.engine.scan(span.clone(), way).map_err(unreadable)?;
+        let mut below = self.engine.scan(span.clone(), direction).map_err(unreadable)?;
         let mut above =
             Above { overlay, direction, start: Bound::Included(span.start), end: Bound::Excluded(span.end) };
         let mut upper = above.next();

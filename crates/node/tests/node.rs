@@ -504,3 +504,14 @@ fn a_block_whose_replies_would_be_too_large_together_does_nothing() {
     assert_eq!(driver.settle(client, "EXEC"), refusal, "reads alone too, and they undo nothing");
     assert_eq!(driver.call(client, "GET bystander"), "$1 2");
 }
+
+#[test]
+fn an_http_request_is_hung_up_on_before_its_body() {
+    let mut driver = Driver::new();
+    let client = driver.connect();
+    driver.request(client, "POST / HTTP/1.1");
+    driver.request(client, "SET k v");
+    driver.end_turn();
+    assert_eq!((driver.replies(client).as_str(), &driver.events[..]), ("", &["close"][..]));
+    assert!(driver.submitted.is_empty());
+}

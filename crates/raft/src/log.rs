@@ -246,17 +246,52 @@ impl<S: LogStorage> Log<S> {
         moves
     }
 
+    /// Whether [`Log::take_committed`] would return something.
+    pub(crate) fn has_committed(&self, bytes_max: u64) -> bool {
+        self.applying < self.commit && !self.is_restarting() && self.applying_bytes < bytes_max
+    }
+
     /// Committed entries that were not handed out, as many as the limit allows. While a snapshot is being installed there
-    /// is no state to apply them to.
-    pub(crate) fn take_committed(&mut self, bytes_max: u64) -> Vec<Entry> {
-        if self.applying >= self.commit || self.is_restarting() || self.applying_bytes >= bytes_max {
+    /// is no state to apply them to. Those that are durable, and had by all others, are moved out of the tail rather than
+    /// copied: nobody will want them again.
+    pub(crate) fn take_committed(&mut self, bytes_max: u64, all_have: LogIndex) -> Vec<Entry> {
+        if !self.has_committed(bytes_max) {
             return Vec::new();
         }
         let room = bytes_max - self.applying_bytes;
-        let Ok(entries) = self.read(self.applying.next(), self.commit, room) else { return Vec::new() };
-        self.applying_bytes += entries.iter().map(Entry::cost_bytes).sum::<u64>();
+        let first = self.applying.next();
+        let unwanted = self.commit.min(self.durable).min(all_have);
+        let entries = if first == self.tail_first && unwanted >= first {
+            self.move_out(unwanted, room)
+        } else {
+            let entries = self.read(first, self.commit, room).unwrap_or_default();
+            self.applying_bytes += entries.iter().map(Entry::cost_bytes).sum::<u64>();
+            entries
+        };
         self.applying = self.applying + entries.len() as u64;
         entries
+    }
+
+    /// Takes entries off the front of the tail, up to `to`: one, then as many as fit.
+    fn move_out(&mut self, to: LogIndex, bytes_max: u64) -> Vec<Entry> {
+        let (mut n, mut bytes) = (0, 0);
+        for e in self.tail.range(..(to - self.tail_first) as usize + 1) {
+            let cost = e.cost_bytes();
+            if n > 0 && bytes + cost > bytes_max {
+                break;
+            }
+            bytes += cost;
+            n += 1;
+        }
+        self.tail_first = self.tail_first + n as u64;
+        self.tail_bytes -= bytes;
+        self.applying_bytes += bytes;
+        self.tail.drain(..n).collect()
+    }
+
+    /// Whether there is something to write.
+    pub(crate) fn has_unhanded(&self) -> bool {
+        self.handed < self.last_index() || (self.restart.is_some() && !self.restart_handed)
     }
 
     /// The driver has applied this far.
@@ -315,5 +350,121 @@ impl<S: LogStorage> Log<S> {
     #[cfg(test)]
     pub(crate) fn restore_claims(&mut self, claims: Vec<LogIndex>) {
         self.writes.iter_mut().zip(claims).for_each(|(w, last)| w.last = last);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{EntryKind, MemLog};
+
+    fn entry(index: u64, term: u64) -> Entry {
+        Entry {
+            term: Term(term),
+            index: LogIndex(index),
+            kind: EntryKind::Normal,
+            data: Bytes::from_static(b"12345678"),
+        }
+    }
+
+    const COST: u64 = 40;
+
+    /// A log whose entries have these terms, all of them durable.
+    fn stored(terms: &[u64]) -> Log<MemLog> {
+        let mut storage = MemLog::default();
+        storage.append(terms.iter().enumerate().map(|(i, t)| entry(i as u64 + 1, *t)).collect());
+        Log::new(storage, EntryId::default()).unwrap()
+    }
+
+    /// Hands everything out, and writes it.
+    fn write(log: &mut Log<MemLog>, number: u64) {
+        let (restart, entries) = log.take_unhanded();
+        if let Some(base) = restart {
+            log.storage_mut().restart(base);
+        }
+        log.storage_mut().append(entries);
+        log.wrote(number, restart.is_some());
+        log.persisted(number);
+    }
+
+    #[test]
+    fn the_last_entry_not_after_a_term_is_found_as_a_linear_search_would() {
+        let terms = [1, 1, 1, 4, 4, 5, 5, 6, 6, 6];
+        let log = stored(&terms);
+        for term in 0..8 {
+            for at in 0..15 {
+                let found = (0..=at.min(10)).rev().find(|i| *i == 0 || terms[*i - 1] <= term).unwrap();
+                let got = log.last_not_after(Term(term), LogIndex(at as u64));
+                assert_eq!(got.index.0, found as u64, "term {term} at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_completion_does_not_count_for_what_overwrote_its_entries() {
+        let mut log = stored(&[1]);
+        log.push(entry(2, 1));
+        log.push(entry(3, 1));
+        let _in_flight = log.take_unhanded();
+        log.wrote(1, false);
+        log.truncate_from(LogIndex(3));
+        log.push(entry(3, 2));
+        let (_, second) = log.take_unhanded();
+        log.wrote(2, false);
+        assert_eq!(second.len(), 1);
+        log.persisted(1);
+        assert_eq!(log.durable(), LogIndex(2));
+        log.persisted(2);
+        assert_eq!(log.durable(), LogIndex(3));
+    }
+
+    #[test]
+    fn a_log_without_the_applied_entry_begins_anew_there() {
+        let mut storage = MemLog::default();
+        storage.append(vec![entry(1, 1), entry(2, 1), entry(3, 1)]);
+        for (term, index, last) in [(2, 2, 2), (1, 2, 3), (1, 5, 5)] {
+            let mut log = Log::new(storage.clone(), EntryId::new(Term(term), LogIndex(index))).unwrap();
+            assert_eq!(log.last_index(), LogIndex(last));
+            let restarts = log.take_unhanded().0.is_some();
+            assert_eq!(restarts, (term, index) != (1, 2));
+        }
+        let mut short = storage.clone();
+        short.compact(LogIndex(2));
+        assert_eq!(Log::new(short, EntryId::new(Term(1), LogIndex(1))).err(), Some(Gap));
+    }
+
+    #[test]
+    fn committed_entries_are_handed_out_within_the_limit_and_again_when_applied() {
+        for all_have in [LogIndex::ZERO, LogIndex(10)] {
+            let mut log = stored(&[]);
+            (1..=10).for_each(|i| log.push(entry(i, 1)));
+            write(&mut log, 1);
+            log.commit_to(LogIndex(10));
+            assert_eq!(log.take_committed(3 * COST, all_have).len(), 3);
+            assert_eq!(log.take_committed(3 * COST, all_have).len(), 0, "none is applied yet");
+            log.applied_to(LogIndex(3));
+            assert_eq!(log.take_committed(COST / 2, all_have).len(), 1, "one always fits");
+        }
+    }
+
+    #[test]
+    fn the_tail_keeps_what_is_needed_and_caches_no_more_than_its_bound() {
+        let mut log = stored(&[]);
+        (1..=10).for_each(|i| log.push(entry(i, 1)));
+        log.evict(LogIndex(10), 0);
+        assert_eq!(log.tail.len(), 10, "nothing is durable");
+        write(&mut log, 1);
+        log.evict(LogIndex(10), 0);
+        assert_eq!(log.tail.len(), 10, "nothing is handed out");
+        log.commit_to(LogIndex(8));
+        let handed = log.take_committed(u64::MAX, LogIndex::ZERO).len();
+        log.evict(LogIndex(2), 5 * COST);
+        assert_eq!((handed, log.tail.len()), (8, 5), "a follower lacks 3, but the cache holds five");
+        log.evict(LogIndex(10), 5 * COST);
+        assert_eq!(log.tail.len(), 2, "9 and 10 are not handed out");
+        let read = log.read(LogIndex(1), LogIndex(10), u64::MAX).unwrap();
+        assert_eq!(read.len(), 8, "what was dropped is read from the log on disk");
     }
 }

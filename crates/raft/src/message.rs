@@ -76,7 +76,8 @@ pub enum Body {
     Heartbeat {
         /// Number of this round of heartbeats, growing within a term. Leases and read indexes count answers by it.
         round: u64,
-        /// The leader's commit index.
+        /// The leader's commit index, as far as the receiver is known to have the leader's log. So one that restarted
+        /// learns what is committed without being sent an entry.
         commit: LogIndex,
     },
     /// The answer to [`Body::Heartbeat`].
@@ -86,7 +87,7 @@ pub enum Body {
     },
     /// The sender has produced a snapshot for the receiver; the transport carries its data along and hands this over only
     /// once all of it has arrived.
-    Snapshot(SnapshotMeta),
+    Snapshot(Box<SnapshotMeta>),
     /// "I am at a later term than you." The answer to a leader who does not know it is one no more.
     Outdated,
     /// "Stand for election now": the last step of a leadership transfer.

@@ -57,13 +57,15 @@ pub(crate) struct Progress {
     pub(crate) commit_sent: LogIndex,
     /// `matched` when it last answered a heartbeat: no progress between two answers means something was lost.
     matched_at_heartbeat: LogIndex,
+    /// The newest heartbeat round when the last probe was sent; an answer to a later one frees the next probe.
+    probe_round: u64,
     /// Something may have been lost: send an append even if there is nothing new or no room.
     pub(crate) nudge: bool,
     /// Last time anything came from it.
     pub(crate) heard_at: Time,
     /// Latest heartbeat round it has answered, and when that round was sent.
     pub(crate) round: u64,
-    pub(crate) round_sent_at: Time,
+    pub(crate) round_sent_at: Option<Time>,
 }
 
 impl Progress {
@@ -76,10 +78,11 @@ impl Progress {
             inflight: Inflight::default(),
             commit_sent: LogIndex::ZERO,
             matched_at_heartbeat: LogIndex::ZERO,
+            probe_round: 0,
             nudge: false,
             heard_at: now,
             round: 0,
-            round_sent_at: Time::default(),
+            round_sent_at: None,
         }
     }
 
@@ -142,8 +145,10 @@ impl Progress {
         }
     }
 
-    pub(crate) fn heartbeat_answered(&mut self, last: LogIndex) {
-        if let ProgressState::Probe { waiting } = &mut self.state {
+    pub(crate) fn heartbeat_answered(&mut self, round: u64, last: LogIndex) {
+        if let ProgressState::Probe { waiting } = &mut self.state
+            && round > self.probe_round
+        {
             *waiting = false;
         }
         let stuck = self.matched == self.matched_at_heartbeat && self.matched < last;
@@ -160,10 +165,13 @@ impl Progress {
         }
     }
 
-    /// An append with entries up to `last`, of so many bytes, has been sent.
-    pub(crate) fn sent(&mut self, last: LogIndex, bytes: u64) {
+    /// An append with entries up to `last`, of so many bytes, has been sent; `round` is the newest heartbeat round.
+    pub(crate) fn sent(&mut self, last: LogIndex, bytes: u64, round: u64) {
         match &mut self.state {
-            ProgressState::Probe { waiting } => *waiting = true,
+            ProgressState::Probe { waiting } => {
+                *waiting = true;
+                self.probe_round = round;
+            }
             ProgressState::Replicate if bytes > 0 => {
                 self.next = last.next();
                 self.inflight.appends.push_back((last, bytes));

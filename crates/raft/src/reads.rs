@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 
 use crate::message::ReadContext;
 use crate::ready::{ReadId, ReadReady};
-use crate::{LogIndex, NodeId};
+use crate::{LogIndex, NodeId, Time};
 
 /// A read at the leader.
 #[derive(Debug)]
@@ -42,6 +42,8 @@ pub(crate) struct Reads {
     batch: u64,
     /// The question must be sent (again).
     ask: bool,
+    /// When it was last sent.
+    asked_at: Time,
 }
 
 impl Reads {
@@ -55,6 +57,7 @@ impl Reads {
             incarnation,
             batch: 0,
             ask: false,
+            asked_at: Time::default(),
         }
     }
 
@@ -71,14 +74,17 @@ impl Reads {
         self.ask = true;
     }
 
-    /// Questions, or their answers, may have been lost.
-    pub(crate) fn ask_again(&mut self) {
-        self.ask = !self.asked.is_empty();
+    /// A question sent before this, or its answer, may have been lost.
+    pub(crate) fn ask_again_if_before(&mut self, then: Time) {
+        self.ask |= !self.asked.is_empty() && self.asked_at < then;
     }
 
     /// The question to send now. Reads that come later are not part of it.
-    pub(crate) fn take_question(&mut self) -> Option<ReadContext> {
+    pub(crate) fn take_question(&mut self, now: Time) -> Option<ReadContext> {
         let ask = std::mem::take(&mut self.ask);
+        if ask {
+            self.asked_at = now;
+        }
         ask.then_some(ReadContext { incarnation: self.incarnation, batch: self.batch })
     }
 
@@ -102,6 +108,10 @@ impl Reads {
         self.dropped.extend(self.asked.drain(..).map(|(id, _)| id));
         self.remote.clear();
         self.ask = false;
+    }
+
+    pub(crate) fn has_output(&self) -> bool {
+        !self.confirmed.is_empty() || !self.dropped.is_empty()
     }
 
     pub(crate) fn take_dropped(&mut self) -> Vec<ReadId> {

@@ -36,7 +36,7 @@ pub struct Persist {
     /// Counts from 1.
     pub number: u64,
     /// Make the data that came with this snapshot the applied state. `restart_log` is set too.
-    pub snapshot: Option<SnapshotMeta>,
+    pub snapshot: Option<Box<SnapshotMeta>>,
     /// Drop the whole log; it begins after this entry.
     pub restart_log: Option<EntryId>,
     /// Replace the hard state.
@@ -161,7 +161,7 @@ pub enum TransferRefused {
     Transferring(NodeId),
 }
 
-/// What is wrong with a message. Whatever it was, the node is as it was before.
+/// What is wrong with a message. Log, vote and commit index are as they were.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StepError {
     /// It was addressed to another.

@@ -53,7 +53,7 @@ impl MemLog {
     ///
     /// # Panics
     /// If they do not join the log.
-    pub fn append(&mut self, entries: &[Entry]) {
+    pub fn append(&mut self, entries: Vec<Entry>) {
         let Some(first) = entries.first() else { return };
         assert!(
             first.index > self.base.index && first.index <= self.last_index().next(),
@@ -61,7 +61,7 @@ impl MemLog {
             first.index
         );
         self.entries.truncate((first.index - self.base.index.next()) as usize);
-        self.entries.extend(entries.iter().cloned());
+        self.entries.extend(entries);
     }
 
     /// Drops everything; the log begins after `base`.

@@ -29,6 +29,9 @@ use bytes::{BufMut, Bytes, BytesMut};
 /// Bytes of every frame's header.
 pub const HEADER_BYTES: usize = 40;
 
+/// The largest body there can be, whatever the configured limits say: a quarter of what the length field could name.
+pub const BODY_BYTES_MAX: usize = 1 << 30;
+
 /// Layout version in every header. It changes only when the layout above does; what the kinds mean is negotiated in
 /// the handshake instead.
 pub const FRAME_VERSION: u8 = 1;
@@ -142,9 +145,10 @@ impl Header {
     /// The header's bytes in front of `body`.
     ///
     /// # Panics
-    /// If the body is 4 GiB or more; the limits of a connection lie far below.
+    /// If the body is larger than [`BODY_BYTES_MAX`]; a connection refuses it before.
     pub fn to_wire(&self, body: &[u8]) -> [u8; HEADER_BYTES] {
-        let length = u32::try_from(body.len()).expect("bodies are bounded far below 4 GiB");
+        assert!(body.len() <= BODY_BYTES_MAX, "a body of {} bytes", body.len());
+        let length = body.len() as u32;
         let mut out = [0; HEADER_BYTES];
         out[0..4].copy_from_slice(&length.to_le_bytes());
         out[4] = FRAME_VERSION;
@@ -236,12 +240,18 @@ pub struct Decoder {
 impl Decoder {
     /// A decoder that refuses bodies above `body_bytes_max`.
     pub fn new(body_bytes_max: usize) -> Decoder {
-        Decoder { head: [0; HEADER_BYTES], head_bytes: 0, announced: None, body: BytesMut::new(), body_bytes_max }
+        Decoder {
+            head: [0; HEADER_BYTES],
+            head_bytes: 0,
+            announced: None,
+            body: BytesMut::new(),
+            body_bytes_max: body_bytes_max.min(BODY_BYTES_MAX),
+        }
     }
 
     /// Changes the limit for headers read from now on (the handshake's is much lower than what follows).
     pub fn set_body_bytes_max(&mut self, body_bytes_max: usize) {
-        self.body_bytes_max = body_bytes_max;
+        self.body_bytes_max = body_bytes_max.min(BODY_BYTES_MAX);
     }
 
     /// Bytes held of a frame that is not whole yet.

@@ -30,7 +30,7 @@ use prost::Message;
 use sha2::Sha256;
 
 use crate::config::Config;
-use crate::frame::{Frame, Kind};
+use crate::frame::{BODY_BYTES_MAX, Frame, Kind};
 use crate::identity::{ClusterId, Identity, Incarnation, Lane, NodeId};
 
 /// Protocol versions this build speaks.
@@ -220,7 +220,7 @@ impl Handshake {
             node: node.0,
             incarnation: incarnation.0,
             lane: lane_to_wire(self.lane),
-            body_bytes_max: self.config.limits.body_bytes_max as u64,
+            body_bytes_max: self.config.limits.body_bytes_max.min(BODY_BYTES_MAX) as u64,
             stream_window_bytes: self.config.limits.stream_window_bytes,
         };
         let mut wire = body.encode_to_vec();
@@ -254,7 +254,7 @@ impl Handshake {
             identity: theirs,
             lane: lane_from_wire(body.lane).ok_or(Refusal::Malformed("lane"))?,
             version,
-            body_bytes_max: usize::try_from(body.body_bytes_max).unwrap_or(usize::MAX),
+            body_bytes_max: usize::try_from(body.body_bytes_max).unwrap_or(usize::MAX).min(BODY_BYTES_MAX),
             stream_window_bytes: body.stream_window_bytes,
         })
     }

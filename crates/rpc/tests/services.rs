@@ -204,6 +204,29 @@ fn unknown_methods_and_bodies_that_cannot_be_decoded_are_refused_unexecuted() {
 }
 
 #[test]
+fn an_error_with_too_large_a_payload_arrives_without_it() {
+    let mut pair = Pair::new(Lane::Messages);
+    let now = pair.now;
+    pair.ends[0].call(now, 99, Bytes::new(), CallOptions::default());
+    while let Some(piece) = pair.ends[0].poll_output(now) {
+        pair.ends[1].handle_input(now, &piece);
+        while let Some(piece) = pair.ends[1].poll_output(now) {
+            pair.ends[0].handle_input(now, &piece);
+        }
+    }
+    let request = std::iter::from_fn(|| pair.ends[1].poll_event()).find_map(|event| match event {
+        Event::Request { id, .. } => Some(id),
+        _ => None,
+    });
+    let status = Status::application(vec![0; 20 << 20], "a long story");
+    pair.ends[1].answer(now, request.expect("it arrived"), Err(status));
+    let (_, result) = pair.run().pop().expect("it ended");
+    let status = result.unwrap_err();
+    assert_eq!((status.code, &status.message[..], status.payload.len()), (Code::Application, "a long story", 0));
+    assert!(pair.ends[0].is_established());
+}
+
+#[test]
 fn a_stream_opens_with_a_typed_head() {
     let mut pair = Pair::new(Lane::Bulk);
     let head = calculator::FILL.encode(&Number { value: 1000 });

@@ -65,6 +65,21 @@ fn a_call_ends_in_a_callback_on_its_loop() {
 }
 
 #[test]
+fn what_is_asked_for_before_the_loop_runs_is_done_when_it_does() {
+    let b = Running::start(config(2));
+    let address = b.address;
+    let a = Running::start_with(config(1), move |app, now| {
+        app.rpc.set_peer(now, NodeId(2), address);
+        app.rpc.call(now, NodeId(2), echo::ECHO, &blob("early"), patient(), |app, _, result| {
+            app.tell(Notice::Said(format!("{:?}", result.map(|reply| reply.bytes))));
+        });
+    });
+    assert_eq!(a.wait(said), "Ok(b\"early\")");
+    a.stop();
+    b.stop();
+}
+
+#[test]
 fn futures_read_as_straight_code() {
     let (a, b) = pair();
     a.run(|app, _| {

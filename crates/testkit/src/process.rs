@@ -128,8 +128,7 @@ impl Server {
     ///
     /// When it has ended already.
     pub fn terminate(&self) {
-        let status = Command::new("kill").arg(self.pid().to_string()).status().expect("kill is installed");
-        assert!(status.success(), "kill: {status}");
+        assert!(signal("TERM", self.pid()), "process {} has ended already", self.pid());
     }
 
     /// Asks it to stop, as a service manager does, and waits until it has.
@@ -277,12 +276,12 @@ pub fn run_to_end(command: &mut Command, input: &[u8]) -> Output {
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
     let mut stdin = child.stdin.take().expect("standard input is piped");
-    let pid = child.id().to_string();
+    let pid = child.id();
     let (ended, end) = channel::<()>();
     std::thread::scope(|scope| {
         scope.spawn(move || {
             if end.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-                let _ = Command::new("kill").args(["-9", &pid]).status();
+                signal("KILL", pid);
             }
         });
         scope.spawn(move || {
@@ -292,6 +291,14 @@ pub fn run_to_end(command: &mut Command, input: &[u8]) -> Output {
         drop(ended);
         output
     })
+}
+
+/// Sends a signal, through the shell's own `kill`: the program of that name is not on every machine. False when there is
+/// no such process.
+fn signal(name: &str, pid: u32) -> bool {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "kill -s \"$0\" \"$1\"", name, &pid.to_string()]).stderr(Stdio::null());
+    shell.status().expect("a shell is installed").success()
 }
 
 #[cfg(test)]

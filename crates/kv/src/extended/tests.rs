@@ -24,6 +24,12 @@ fn sums_are_those_of_the_x87() {
     assert_eq!(sum("18446744073709551615", "1"), "18446744073709551616");
     assert_eq!(sum("18446744073709551616", "1"), "18446744073709551616");
     assert_eq!(sum("18446744073709551616", "1.0000000001"), "18446744073709551618");
+    // Half a unit and the least bit more, which is below all bits that are kept while reading or adding.
+    assert_eq!(sum("18446744073709551617.00000000000000000000000000000000000000001", "0"), "18446744073709551618");
+    assert_eq!(sum("18446744073709551616", "0x1.0000000000000002p0"), "18446744073709551618");
+    // A unit less the least bit: 2^64 - 1 is a number, and so is everything down to half of it.
+    assert_eq!(sum("18446744073709551616", "-0x1p-70"), "18446744073709551616");
+    assert_eq!(sum("18446744073709551616", "-0x1.0000000000000002p-1"), "18446744073709551615");
 }
 
 #[test]

@@ -13,6 +13,10 @@ use crate::{Node, NodeError, Now, Output};
 /// Commands queued by one MULTI. Its bytes are bounded as well, by the largest request a client may send.
 const MULTI_COMMANDS_MAX: usize = 100_000;
 
+/// How an HTTP request begins, line by line. A browser that a hostile page makes speak to us gets no further: the
+/// connection closes before the commands in the body, as it does in Redis.
+const HTTP_WORDS: [&[u8]; 2] = [b"POST", b"Host:"];
+
 /// Effects that gather in one entry before it is sealed although the turn goes on; and arguments beyond which a command
 /// gets an entry of its own. So that only what is alone in its entry can grow beyond what the log takes, and a flood of
 /// writes does not become one huge write to disk.
@@ -42,6 +46,10 @@ impl<E: Engine> Node<E> {
     pub fn handle_request(&mut self, now: Now, id: SessionId, args: Vec<Bytes>) -> Result<(), NodeError> {
         let Some(session) = self.sessions.get_mut(id).filter(|session| !session.closing) else { return Ok(()) };
         session.active_us = now.wall_us;
+        if HTTP_WORDS.iter().any(|word| args[0].eq_ignore_ascii_case(word)) {
+            self.hang_up(id);
+            return Ok(());
+        }
         let spec = match resolve(&args) {
             Ok(spec) => spec,
             Err(refusal) => {

@@ -12,7 +12,6 @@
 //! - A node that restarted has forgotten when it last heard from a leader, so it grants nothing for one lease either.
 
 use super::*;
-use crate::configuration::ConfigurationError;
 use crate::quorum::Tally;
 
 impl<S: LogStorage> Raft<S> {
@@ -45,10 +44,9 @@ impl<S: LogStorage> Raft<S> {
     /// it led, this node stands for election as soon as it may, not when it would have noticed.
     pub fn peer_lost(&mut self, now: Time, peer: NodeId) {
         self.observe(now);
-        if let Some(p) = self.peers.iter_mut().find(|p| p.id == peer) {
-            if p.state == crate::ProgressState::Replicate {
-                p.become_probe();
-            }
+        let sent_to = |p: &&mut Progress| p.id == peer && p.state == crate::ProgressState::Replicate;
+        if let Some(p) = self.peers.iter_mut().find(sent_to) {
+            p.become_probe();
         }
         if self.role == Role::Follower && self.leader == Some(peer) {
             self.leader_lost = true;
@@ -63,7 +61,7 @@ impl<S: LogStorage> Raft<S> {
     /// configuration that removes a node is committed, that node may be the only one with enough of the log to be elected,
     /// so it must stand, though not vote, for itself (dissertation, section 4.2.2).
     fn is_electable(&self) -> bool {
-        !self.log.is_restarting() && self.configurations.since(self.log.commit()).any(|c| c.is_voter(self.id))
+        self.configurations.since(self.log.commit()).any(|c| c.is_voter(self.id))
     }
 
     pub(super) fn reset_election_deadline(&mut self) {
@@ -119,11 +117,7 @@ impl<S: LogStorage> Raft<S> {
         let body = Body::Vote { last: self.log.last(), handover };
         for to in self.configuration().members() {
             if to != self.id && self.configuration().is_voter(to) {
-                if planted!(self, CampaignBeforePersist) {
-                    self.send(to, body.clone());
-                } else {
-                    self.send_after_persist(to, body.clone());
-                }
+                self.send_after_persist(to, body.clone());
             }
         }
         // Its own vote is recorded when it is durable: see `Raft::persisted`.
@@ -185,7 +179,8 @@ impl<S: LogStorage> Raft<S> {
     }
 
     pub(super) fn step_pre_vote(&mut self, from: NodeId, term: Term, last: EntryId) {
-        let granted = term > self.hard.term && last >= self.log.last() && !self.is_bound(from, None);
+        let up_to_date = last >= self.log.last() || planted!(self, VoteForShorterLog);
+        let granted = term > self.hard.term && up_to_date && !self.is_bound(from, None);
         if granted {
             // The answer is about the term that would be entered.
             self.out.now.push(Message { from: self.id, to: from, term, body: Body::PreVoteReply { granted } });
@@ -238,13 +233,6 @@ impl<S: LogStorage> Raft<S> {
         if self.role == Role::Candidate {
             self.record_vote(from, granted);
         }
-    }
-
-    /// Puts a configuration that the log now holds in force.
-    pub(super) fn adopt_configuration(&mut self, index: LogIndex, bytes: &[u8]) -> Result<(), ConfigurationError> {
-        let configuration = Configuration::decode(bytes)?;
-        self.configurations.push(index, configuration);
-        Ok(())
     }
 
     /// The half of a joint configuration that a planted bug lets decide alone.

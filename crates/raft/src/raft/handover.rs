@@ -68,7 +68,7 @@ impl<S: LogStorage> Raft<S> {
         let handover = Handover { term: self.hard.term, round };
         let withdrawn = handover < self.heard_round && !planted!(self, StaleHandover);
         let follows = self.role == Role::Follower && self.leader.is_none_or(|l| l == from);
-        let free = self.now >= self.grace_until && !self.log.is_restarting();
+        let free = self.now >= self.grace_until;
         if follows && free && !withdrawn && self.configuration().is_voter(self.id) {
             self.become_candidate(Some(handover));
         }

@@ -23,6 +23,7 @@ use crate::storage::ReadLogError;
 impl<S: LogStorage> Raft<S> {
     pub(super) fn become_leader(&mut self) {
         assert!(self.role == Role::Candidate, "only a candidate becomes leader");
+        assert!(!self.log.is_restarting(), "votes are asked for after the log has begun");
         self.role = Role::Leader;
         self.leader = Some(self.id);
         self.votes.clear();
@@ -75,7 +76,8 @@ impl<S: LogStorage> Raft<S> {
         let settled = self.log.commit() >= index && !self.configuration().is_joint();
         // Before the first entry of its term is committed, a leader does not know that the change before is.
         let opened = self.log.commit() >= self.term_start;
-        if !(settled && opened) && !planted!(self, ChangeDuringChange) {
+        let free = (settled && opened) || planted!(self, ChangeDuringChange);
+        if !free {
             return Err(ProposalDropped::ChangeInProgress { index });
         }
         let mut current = self.configuration().clone();
@@ -146,9 +148,11 @@ impl<S: LogStorage> Raft<S> {
     pub(super) fn begin_round(&mut self) {
         let round = self.rounds.begin(self.now);
         self.deadline = self.now + self.config.heartbeat_interval;
-        let commit = self.log.commit();
         for i in 0..self.peers.len() {
-            self.send(self.peers[i].id, Body::Heartbeat { round, commit });
+            let Progress { id, matched, .. } = self.peers[i];
+            let known = if planted!(self, CommitUnverified) { self.log.commit() } else { matched };
+            let commit = self.log.commit().min(known);
+            self.send(id, Body::Heartbeat { round, commit });
         }
     }
 
@@ -205,10 +209,10 @@ impl<S: LogStorage> Raft<S> {
         }
         let (last, sent_at) = (self.log.last_index(), self.rounds.sent_at(round));
         let Some(peer) = self.peer_mut(from) else { return };
-        peer.heartbeat_answered(last);
-        if let (true, Some(at)) = (round > peer.round, sent_at) {
+        peer.heartbeat_answered(round, last);
+        if round > peer.round && sent_at.is_some() {
             peer.round = round;
-            peer.round_sent_at = at;
+            peer.round_sent_at = sent_at;
         }
         self.maybe_finish_transfer(from);
     }
@@ -276,9 +280,9 @@ impl<S: LogStorage> Raft<S> {
             }
         };
         let bytes = entries.iter().map(Entry::cost_bytes).sum();
-        let commit = self.log.commit();
+        let (commit, round) = (self.log.commit(), self.rounds.current);
         let peer = &mut self.peers[i];
-        peer.sent(prev.index + entries.len() as u64, bytes);
+        peer.sent(prev.index + entries.len() as u64, bytes, round);
         peer.commit_sent = peer.commit_sent.max(commit);
         peer.nudge = false;
         self.send(to, Body::Append { prev, entries, commit });
@@ -325,7 +329,7 @@ impl<S: LogStorage> Raft<S> {
             return self.snapshot_failed(to);
         }
         peer.become_snapshot_sent(meta.last.index);
-        self.send(to, Body::Snapshot(meta));
+        self.send(to, Body::Snapshot(Box::new(meta)));
     }
 
     /// A snapshot could not be produced, or sent. It is asked for again when the follower next answers a heartbeat.

@@ -104,7 +104,7 @@ pub struct Raft<S> {
     /// This node's log is known to equal that of the leader of the current term up to here.
     verified: LogIndex,
     /// A snapshot accepted and not handed to the driver yet.
-    installing: Option<SnapshotMeta>,
+    installing: Option<Box<SnapshotMeta>>,
 
     /// Leader: every member but itself, ascending.
     peers: Vec<Progress>,
@@ -270,7 +270,7 @@ impl<S: LogStorage> Raft<S> {
     /// A message has arrived.
     ///
     /// # Errors
-    /// If no correct member could have sent it. The node is then as it was.
+    /// If no correct member could have sent it. Log, vote and commit index are then as they were.
     pub fn step(&mut self, now: Time, message: Message) -> Result<(), StepError> {
         self.observe(now);
         self.check(&message)?;

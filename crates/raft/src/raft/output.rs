@@ -43,11 +43,14 @@ impl<S: LogStorage> Raft<S> {
         } else {
             self.ask_leader();
         }
-        let persist = self.take_persist();
-        let committed = self.log.take_committed(self.config.apply_bytes_max);
-        reads.extend(self.reads.take_ready(self.log.applied()));
         let leadership = Leadership { term: self.hard.term, role: self.role, leader: self.leader };
         let changed = leadership != self.out.leadership;
+        if !changed && reads.is_empty() && !self.has_output() {
+            return None;
+        }
+        let persist = self.take_persist();
+        let committed = self.log.take_committed(self.config.apply_bytes_max, self.all_have());
+        reads.extend(self.reads.take_ready(self.log.applied()));
         self.out.leadership = leadership;
         let ready = Ready {
             leadership: changed.then_some(leadership),
@@ -58,7 +61,7 @@ impl<S: LogStorage> Raft<S> {
             reads_dropped: self.reads.take_dropped(),
             snapshots_wanted: std::mem::take(&mut self.out.snapshots_wanted),
         };
-        let idle = ready.leadership.is_none()
+        let idle = !changed
             && ready.messages.is_empty()
             && ready.persist.is_none()
             && ready.committed.is_empty()
@@ -66,6 +69,17 @@ impl<S: LogStorage> Raft<S> {
             && ready.reads_dropped.is_empty()
             && ready.snapshots_wanted.is_empty();
         (!idle).then_some(ready)
+    }
+
+    /// Whether anything may have gathered; an idle group is asked often, so this is cheap.
+    fn has_output(&self) -> bool {
+        !self.out.now.is_empty()
+            || !self.out.after.is_empty()
+            || !self.out.snapshots_wanted.is_empty()
+            || self.hard != self.hard_handed
+            || self.log.has_unhanded()
+            || self.log.has_committed(self.config.apply_bytes_max)
+            || self.reads.has_output()
     }
 
     fn take_persist(&mut self) -> Option<Persist> {
@@ -118,8 +132,12 @@ impl<S: LogStorage> Raft<S> {
         self.evict();
     }
 
+    /// Up to here nobody needs entries of this node: all its followers have them, or it has none.
+    fn all_have(&self) -> LogIndex {
+        self.peers.iter().map(|p| p.matched).min().unwrap_or(self.log.last_index())
+    }
+
     fn evict(&mut self) {
-        let all_have = self.peers.iter().map(|p| p.matched).min().unwrap_or(self.log.last_index());
-        self.log.evict(all_have, self.config.log_cache_bytes_max);
+        self.log.evict(self.all_have(), self.config.log_cache_bytes_max);
     }
 }

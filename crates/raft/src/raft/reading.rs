@@ -35,13 +35,15 @@ impl<S: LogStorage> Raft<S> {
             return None;
         }
         let floor = if planted!(self, LeaseDuringTransfer) { 0 } else { self.rounds.lease_floor };
+        // Zero stands for "never", so moments are counted from one.
+        let moment = |at: Option<Time>| at.map_or(0, |at| at.as_nanos().saturating_add(1));
         let since = self.quorum_value(|id| match self.peer(id) {
-            _ if id == self.id => self.now.as_nanos(),
-            Some(p) if p.round > floor => p.round_sent_at.as_nanos(),
+            _ if id == self.id => moment(Some(self.now)),
+            Some(p) if p.round > floor => moment(p.round_sent_at),
             _ => 0,
         });
         let lease = if planted!(self, LeaseWithoutDrift) { self.config.lease } else { self.config.leader_lease() };
-        (since > 0).then(|| Time::from_nanos(since) + lease)
+        (since > 0).then(|| Time::from_nanos(since - 1) + lease)
     }
 
     /// Whether this node leads and its lease holds at `now`, so that state applied up to [`Raft::commit`] is the latest
@@ -75,7 +77,7 @@ impl<S: LogStorage> Raft<S> {
     /// A follower's question, if there is one to ask.
     pub(super) fn ask_leader(&mut self) {
         if let Some(leader) = self.leader
-            && let Some(context) = self.reads.take_question()
+            && let Some(context) = self.reads.take_question(self.now)
         {
             self.send_bound_to_term(leader, Body::ReadIndex { context });
         }

@@ -17,6 +17,11 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// What the data of a snapshot would hold.
+    pub(crate) fn of(meta: &SnapshotMeta) -> State {
+        State { last: meta.last, configuration: meta.configuration.clone(), digest: 0 }
+    }
+
     fn apply(&mut self, e: &Entry) {
         assert_eq!(e.index, self.last.index.next(), "entries are applied in order");
         self.last = e.id();
@@ -43,7 +48,7 @@ pub(crate) struct Host {
     /// `None` while crashed.
     pub(crate) raft: Option<Raft<MemLog>>,
     /// The log on disk while crashed.
-    log: MemLog,
+    pub(crate) log: MemLog,
     pub(crate) hard: HardState,
     pub(crate) writes: VecDeque<Persist>,
     pub(crate) to_apply: VecDeque<Entry>,
@@ -87,7 +92,7 @@ impl Host {
         let mut raft = self.raft.take().unwrap();
         self.log = std::mem::take(raft.storage_mut());
         let writes = std::mem::take(&mut self.writes);
-        for (i, w) in writes.iter().enumerate().take(whole + 1) {
+        for (i, w) in writes.iter().enumerate().take(whole.saturating_add(1)) {
             let parts = if i < whole { usize::MAX } else { parts };
             write_parts(w, parts, &mut self.log, &mut self.hard, &mut self.flushed, snapshots);
         }
@@ -179,5 +184,5 @@ fn write_parts(
         *hard = h;
     }
     let entries = parts.saturating_sub(3).min(w.entries.len());
-    log.append(&w.entries[..entries]);
+    log.append(w.entries[..entries].to_vec());
 }

@@ -2,4 +2,7 @@
 
 mod explorer;
 mod host;
+mod hostile;
 mod oracle;
+mod scripts;
+mod world;

@@ -9,7 +9,7 @@ use super::event::{CallId, CallOptions, CloseReason, Event, RequestId, TraceId};
 use super::output::Gate;
 use super::requests::Answering;
 use super::{Connection, Phase};
-use crate::frame::{Header, Kind};
+use crate::frame::{BODY_BYTES_MAX, Header, Kind};
 use crate::identity::Lane;
 use crate::status::{Code, Execution, Status};
 
@@ -90,7 +90,7 @@ impl Connection {
             Ok(body) => self.output.push(Header::new(Kind::Reply, request.id), body, Gate::Answer),
             Err(status) => {
                 let header = Header::new(Kind::Failure, request.id);
-                self.output.push(header, status.to_wire(), Gate::Answer);
+                self.output.push(header, self.status_body(&status), Gate::Answer);
             }
         }
         true
@@ -98,6 +98,15 @@ impl Connection {
 
     fn answering(&mut self, request: RequestId) -> Answering {
         if request.link == self.link { self.requests.answer(request.id) } else { Answering::Unwanted }
+    }
+
+    /// A status for the peer; without its payload where that is more than the peer accepts in one frame.
+    pub(super) fn status_body(&self, status: &Status) -> Bytes {
+        let body = status.to_wire();
+        if body.len() <= self.body_bytes_max() {
+            return body;
+        }
+        Status { payload: Bytes::new(), ..status.clone() }.to_wire()
     }
 
     fn check_reply(&self, body: Bytes) -> Result<Bytes, Status> {
@@ -112,10 +121,10 @@ impl Connection {
     }
 
     /// The largest body that may be sent.
-    fn body_bytes_max(&self) -> usize {
+    pub(super) fn body_bytes_max(&self) -> usize {
         match &self.phase {
             Phase::Established { peer, .. } => peer.body_bytes_max,
-            _ => self.config.limits.body_bytes_max,
+            _ => self.config.limits.body_bytes_max.min(BODY_BYTES_MAX),
         }
     }
 

@@ -22,6 +22,12 @@ pub enum SendError {
         /// Bytes that may be sent now.
         credit: usize,
     },
+    /// More than the peer accepts in one frame.
+    #[error("the peer takes chunks of at most {limit} bytes")]
+    TooLarge {
+        /// Bytes of the largest chunk.
+        limit: usize,
+    },
     /// Our direction was ended.
     #[error("the stream was ended on this side")]
     Ended,

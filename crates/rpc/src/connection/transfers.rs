@@ -24,7 +24,7 @@ impl Connection {
             Some((Code::InvalidRequest, "streams need a connection for bulk"))
         } else if self.streams.len() >= self.config.limits.streams_max {
             Some((Code::Overloaded, "too many streams to this peer"))
-        } else if body.len() > self.config.limits.body_bytes_max {
+        } else if body.len() > self.body_bytes_max() {
             Some((Code::InvalidRequest, "the opening body is too large"))
         } else {
             None
@@ -48,6 +48,9 @@ impl Connection {
 
     /// Sends the next bytes of a stream, if there is credit for all of them.
     pub fn stream_send(&mut self, stream: StreamId, body: Bytes) -> Result<(), SendError> {
+        if body.len() > self.body_bytes_max() {
+            return Err(SendError::TooLarge { limit: self.body_bytes_max() });
+        }
         self.streams.spend(self.own(stream), body.len())?;
         self.output.push(Header::new(Kind::StreamChunk, stream.id), body, Gate::None);
         Ok(())
@@ -85,7 +88,7 @@ impl Connection {
 
     fn send_reset(&mut self, id: u64, status: &Status) {
         if !self.output.forget_stream(id) {
-            self.output.push(Header::new(Kind::StreamReset, id), status.to_wire(), Gate::None);
+            self.output.push(Header::new(Kind::StreamReset, id), self.status_body(status), Gate::None);
         }
     }
 

@@ -5,8 +5,8 @@
 //! it do all the thinking, and this module carries bytes, time and events between them, the sockets and the
 //! application:
 //!
-//! * the application implements [`Host`], calls [`end_of_turn`] at the end of each turn, and [`on_timer`] when the
-//!   [`RpcTimer`] fires;
+//! * the application implements [`Host`], calls [`end_of_turn`] when the loop starts and at the end of each turn, and
+//!   [`on_timer`] when the [`RpcTimer`] fires;
 //! * calls end in callbacks with the application and its loop as `&mut`, or in futures (see [`Remote`]) that run on
 //!   this loop;
 //! * nothing here is shared between threads. A node with several loops has an [`Rpc`] on each, with one
@@ -18,16 +18,19 @@
 
 mod remote;
 mod rpc;
+mod slot;
 mod socket;
 mod tasks;
+mod turn;
 
 use std::time::Duration;
 
 use dstore_net::{Address, Application, ConnectionConfig, ListenerConfig, ListenerId, Net};
 
 pub use self::remote::{Remote, RemoteCall, Sleep};
-pub use self::rpc::{CallHandle, PeerState, Rpc, end_of_turn, on_timer};
+pub use self::rpc::{CallHandle, PeerState, Rpc};
 pub use self::socket::Socket;
+pub use self::turn::{end_of_turn, on_timer};
 
 use crate::connection::{CloseReason, RequestId, StreamId};
 use crate::handshake::Peer;

@@ -50,6 +50,10 @@ impl Commands {
         self.queue.borrow_mut().pop_front()
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.borrow().is_empty()
+    }
+
     fn push(&self, command: Command) {
         self.queue.borrow_mut().push_back(command);
     }

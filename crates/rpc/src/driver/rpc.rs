@@ -2,7 +2,7 @@
 //!
 //! Every channel and every accepted connection is a slot, under a key that is also the upper or whole part of its
 //! [`LinkId`]s: so the ids in requests and streams say which slot they belong to. A slot that something was done to is
-//! *touched*; [`settle`] then takes its events to the application, carries its actions out, and pumps its output.
+//! *touched*; `turn::settle` then takes its events to the application, carries its actions out, and pumps its output.
 //! It never runs inside a callback of the application, so callbacks do not nest.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -17,127 +17,21 @@ use dstore_net::{ConnectionConfig, ConnectionId, ConnectionState, Net, Target, T
 use prost::Message;
 
 use super::remote::{Command, Commands, Pending, Remote};
+use super::slot::{CHANNEL_SHIFT, Side, Slot, key_of};
 use super::socket::Socket;
 use super::tasks::Tasks;
-use super::{Host, LinkEvent, OUTPUT_AHEAD_BYTES, RpcTimer, StreamEvent, connection_config};
-use crate::channel::{Action, Channel, ChannelState, Route};
+use super::{Host, OUTPUT_AHEAD_BYTES, RpcTimer, connection_config};
+use crate::channel::{Channel, ChannelState, Route};
 use crate::config::{Admission, Config};
-use crate::connection::{CallId, CallOptions, CloseReason, Connection, Event, LinkId, SendError, StreamId, TraceId};
+use crate::connection::{CallId, CallOptions, Connection, LinkId, SendError, StreamId, TraceId};
 use crate::entropy::Entropy;
-use crate::handshake::Peer;
 use crate::identity::{Lane, NodeId};
 use crate::metrics::Metrics;
-use crate::service::{Answer, CallMethod, Incoming, MessageMethod, Origin, Outcome};
+use crate::service::{Answer, CallMethod, MessageMethod, Outcome};
 use crate::status::{Code, Execution, Status};
-
-/// Rounds of tasks waking tasks within one turn; what is then still ready waits for the next turn, which comes at once.
-const ROUNDS_MAX: usize = 32;
-
-/// Links of channel `n` are numbered from `n << CHANNEL_SHIFT`; those below the first are accepted connections.
-const CHANNEL_SHIFT: u32 = 32;
 
 /// What takes a call's result.
 type Done<A> = Box<dyn FnOnce(&mut A, &mut Net<A>, Result<Bytes, Status>)>;
-
-/// Where a socket comes from.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Origination {
-    Accepted(Option<LinkId>),
-    Dialed(LinkId),
-}
-
-impl Origination {
-    pub(super) fn get(self) -> Option<LinkId> {
-        match self {
-            Origination::Accepted(link) => link,
-            Origination::Dialed(link) => Some(link),
-        }
-    }
-}
-
-fn key_of(link: LinkId) -> u64 {
-    match link.0 >> CHANNEL_SHIFT {
-        0 => link.0,
-        channel => channel << CHANNEL_SHIFT,
-    }
-}
-
-#[derive(Debug)]
-enum Side {
-    Dialing(Box<Channel>),
-    Accepted(Box<Connection>),
-}
-
-#[derive(Debug)]
-struct Slot {
-    side: Side,
-    /// Whom it leads to; an accepted connection's is known once it is established.
-    node: Option<NodeId>,
-    lane: Option<Lane>,
-    /// The present transport.
-    socket: Option<(LinkId, ConnectionId)>,
-    /// When the socket's deadline is due; at or before the side's own timeout.
-    armed: Option<Instant>,
-    /// In the list of those to settle.
-    touched: bool,
-    /// To be removed once its last events are delivered.
-    retired: bool,
-}
-
-impl Slot {
-    fn new(side: Side, node: Option<NodeId>, lane: Option<Lane>) -> Slot {
-        Slot { side, node, lane, socket: None, armed: None, touched: false, retired: false }
-    }
-
-    fn connection(&self) -> Option<&Connection> {
-        match &self.side {
-            Side::Dialing(channel) => channel.connection(),
-            Side::Accepted(connection) => Some(connection),
-        }
-    }
-
-    fn poll_event(&mut self) -> Option<Event> {
-        match &mut self.side {
-            Side::Dialing(channel) => channel.poll_event(),
-            Side::Accepted(connection) => connection.poll_event(),
-        }
-    }
-
-    fn poll_action(&mut self) -> Option<Action> {
-        match &mut self.side {
-            Side::Dialing(channel) => channel.poll_action(),
-            Side::Accepted(_) => None,
-        }
-    }
-
-    fn poll_output(&mut self, now: Instant, link: LinkId) -> Option<Bytes> {
-        match &mut self.side {
-            Side::Dialing(channel) => channel.poll_output(now, link),
-            Side::Accepted(connection) => connection.poll_output(now),
-        }
-    }
-
-    fn poll_timeout(&mut self) -> Option<Instant> {
-        match &mut self.side {
-            Side::Dialing(channel) => channel.poll_timeout(),
-            Side::Accepted(connection) => connection.poll_timeout(),
-        }
-    }
-
-    fn handle_timeout(&mut self, now: Instant) {
-        match &mut self.side {
-            Side::Dialing(channel) => channel.handle_timeout(now),
-            Side::Accepted(connection) => connection.handle_timeout(now),
-        }
-    }
-
-    fn metrics(&self) -> Metrics {
-        match &self.side {
-            Side::Dialing(channel) => channel.metrics(),
-            Side::Accepted(connection) => connection.metrics().clone(),
-        }
-    }
-}
 
 /// A peer that was named, and the keys of its two channels.
 #[derive(Debug)]
@@ -161,8 +55,8 @@ pub struct PeerState {
 /// A call made with [`Rpc::call`], to cancel it by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CallHandle {
-    key: u64,
-    call: CallId,
+    pub(super) key: u64,
+    pub(super) call: CallId,
 }
 
 /// The channels and connections of one loop. See the [module](super).
@@ -170,21 +64,21 @@ pub struct Rpc<A: Host> {
     config: Arc<Config>,
     admission: Admission,
     entropy: Entropy,
-    slots: BTreeMap<u64, Slot>,
+    pub(super) slots: BTreeMap<u64, Slot>,
     peers: BTreeMap<NodeId, Named>,
     channels: u64,
     accepted: u64,
-    waiting: BTreeMap<CallHandle, Done<A>>,
+    pub(super) waiting: BTreeMap<CallHandle, Done<A>>,
     /// Calls that could not even be made.
-    failed: VecDeque<(Done<A>, Status)>,
-    touched: Vec<u64>,
+    pub(super) failed: VecDeque<(Done<A>, Status)>,
+    pub(super) touched: Vec<u64>,
     /// Slots with output that their socket has no room for.
-    blocked: BTreeSet<u64>,
-    timer: Option<(TimerId, Instant)>,
+    pub(super) blocked: BTreeSet<u64>,
+    pub(super) timer: Option<(TimerId, Instant)>,
     /// The timer may have to move.
-    timer_stale: bool,
-    tasks: Tasks,
-    commands: Rc<Commands>,
+    pub(super) timer_stale: bool,
+    pub(super) tasks: Tasks,
+    pub(super) commands: Rc<Commands>,
     /// Calls of futures, by their token.
     remote_calls: BTreeMap<u64, CallHandle>,
     sleeps: BTreeMap<(Instant, u64), Rc<Pending<()>>>,
@@ -341,7 +235,6 @@ impl<A: Host> Rpc<A> {
             None => {
                 let message = format!("there is no peer {node}");
                 self.failed.push_back((done, Status::new(Code::Unavailable, Execution::NotExecuted, message)));
-                self.timer_stale = true;
             }
         }
         called
@@ -457,7 +350,6 @@ impl<A: Host> Rpc<A> {
 
     /// Runs a future on this loop, from the end of this turn on. Dropping the task cancels it; `detach` lets it run.
     pub fn spawn<T: 'static>(&mut self, future: impl Future<Output = T> + 'static) -> Task<T> {
-        self.timer_stale = true;
         self.tasks.spawn(future)
     }
 
@@ -524,7 +416,7 @@ impl<A: Host> Rpc<A> {
     }
 
     /// The slot, which will be settled at the end of the turn if not before.
-    fn touch(&mut self, key: u64) -> Option<&mut Slot> {
+    pub(super) fn touch(&mut self, key: u64) -> Option<&mut Slot> {
         let slot = self.slots.get_mut(&key)?;
         if !std::mem::replace(&mut slot.touched, true) {
             self.touched.push(key);
@@ -533,7 +425,7 @@ impl<A: Host> Rpc<A> {
     }
 
     /// Carries out what futures asked for. False if they asked for nothing.
-    fn run_commands(&mut self, now: Instant) -> bool {
+    pub(super) fn run_commands(&mut self, now: Instant) -> bool {
         let mut any = false;
         while let Some(command) = self.commands.pop() {
             any = true;
@@ -566,7 +458,7 @@ impl<A: Host> Rpc<A> {
         any
     }
 
-    fn wake_sleepers(&mut self, now: Instant) {
+    pub(super) fn wake_sleepers(&mut self, now: Instant) {
         while let Some(entry) = self.sleeps.first_entry().filter(|entry| entry.key().0 <= now) {
             let ((_, token), over) = entry.remove_entry();
             self.sleepers.remove(&token);
@@ -575,7 +467,7 @@ impl<A: Host> Rpc<A> {
     }
 
     /// Hands output to the socket as far as it keeps up, and arms its deadline.
-    fn pump(&mut self, net: &mut Net<A>, key: u64) {
+    pub(super) fn pump(&mut self, net: &mut Net<A>, key: u64) {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let Some((link, socket)) = slot.socket else {
             self.blocked.remove(&key);
@@ -604,15 +496,21 @@ impl<A: Host> Rpc<A> {
         }
     }
 
-    /// Arms the one timer for what has no socket: channels that wait to try again, and sleeping futures.
-    fn arm_timer(&mut self, net: &mut Net<A>) {
-        if !std::mem::take(&mut self.timer_stale) {
+    /// Something waits for the end of a turn.
+    fn is_pending(&self) -> bool {
+        !self.touched.is_empty() || !self.failed.is_empty() || !self.tasks.is_idle() || !self.commands.is_empty()
+    }
+
+    /// Arms the one timer for what has no socket: channels that wait to try again, and sleeping futures; and, when called
+    /// where this turn's end is over already, for what waits for the end of one.
+    pub(super) fn arm_timer(&mut self, net: &mut Net<A>) {
+        let pending = self.is_pending();
+        if !std::mem::take(&mut self.timer_stale) && !pending {
             return;
         }
         let waiting = self.slots.values_mut().filter(|slot| slot.socket.is_none()).filter_map(Slot::poll_timeout).min();
         let sleeping = self.sleeps.keys().next().map(|(until, _)| *until);
-        let ready = !self.tasks.is_idle() || !self.touched.is_empty() || !self.failed.is_empty();
-        let next = [waiting, sleeping, ready.then(|| net.now())].into_iter().flatten().min();
+        let next = [waiting, sleeping, pending.then(|| net.now())].into_iter().flatten().min();
         match (self.timer, next) {
             (Some((_, armed)), Some(next)) if armed == next => {}
             (Some((timer, _)), Some(next)) if net.update_timer(timer, next) => self.timer = Some((timer, next)),
@@ -625,7 +523,7 @@ impl<A: Host> Rpc<A> {
         }
     }
 
-    fn dial(&mut self, net: &mut Net<A>, key: u64, link: LinkId) {
+    pub(super) fn dial(&mut self, net: &mut Net<A>, key: u64, link: LinkId) {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let target = slot.node.and_then(|node| self.peers.get(&node)).map(|named| named.target.clone());
         let Some(target) = target.filter(|_| !net.is_stopping()) else {
@@ -637,7 +535,7 @@ impl<A: Host> Rpc<A> {
         slot.armed = None;
     }
 
-    fn hang_up(&mut self, net: &mut Net<A>, key: u64, link: LinkId, last: Bytes) {
+    pub(super) fn hang_up(&mut self, net: &mut Net<A>, key: u64, link: LinkId, last: Bytes) {
         self.timer_stale = true;
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let Some((_, socket)) = slot.socket.take_if(|(current, _)| *current == link) else { return };
@@ -646,7 +544,7 @@ impl<A: Host> Rpc<A> {
     }
 
     /// An accepted connection is over: its last words, and its counters.
-    fn bury(&mut self, net: &mut Net<A>, key: u64) {
+    pub(super) fn bury(&mut self, net: &mut Net<A>, key: u64) {
         let Some(mut slot) = self.slots.remove(&key) else { return };
         self.blocked.remove(&key);
         self.ended.merge(&slot.metrics());
@@ -668,129 +566,5 @@ fn hang_up<A: Host>(net: &mut Net<A>, socket: ConnectionId, last: Bytes) {
         net.set_deadline(socket, None);
         net.write_bytes(socket, last);
         net.close(socket);
-    }
-}
-
-/// Delivers what happened in a slot, does what it asks for, and sends what it has to say.
-pub(super) fn settle<A: Host>(app: &mut A, net: &mut Net<A>, link: LinkId) {
-    settle_slot(app, net, key_of(link));
-}
-
-fn settle_slot<A: Host>(app: &mut A, net: &mut Net<A>, key: u64) {
-    loop {
-        let Some(slot) = app.rpc().slots.get_mut(&key) else { return };
-        if let Some(event) = slot.poll_event() {
-            deliver(app, net, key, event);
-        } else if let Some(action) = slot.poll_action() {
-            match action {
-                Action::Dial(link) => app.rpc().dial(net, key, link),
-                Action::Hangup { link, last } => app.rpc().hang_up(net, key, link, last),
-            }
-        } else if slot.retired {
-            return app.rpc().bury(net, key);
-        } else {
-            return app.rpc().pump(net, key);
-        }
-    }
-}
-
-fn deliver<A: Host>(app: &mut A, net: &mut Net<A>, key: u64, event: Event) {
-    match event {
-        Event::Completed { call, result } => {
-            if let Some(done) = app.rpc().waiting.remove(&CallHandle { key, call }) {
-                done(app, net, result);
-            }
-        }
-        Event::Request { id: request, method, body, deadline, trace } => {
-            incoming(app, net, key, (deadline, trace), Incoming::Request { request, method, body });
-        }
-        Event::Message { method, body, trace } => {
-            incoming(app, net, key, (None, trace), Incoming::Message { method, body });
-        }
-        Event::StreamOpened { stream, method, body, trace } => {
-            incoming(app, net, key, (None, trace), Incoming::Stream { stream, method, body });
-        }
-        Event::Cancelled { id } => app.on_cancelled(net, id),
-        Event::StreamChunk { stream, body, end } => app.on_stream(net, StreamEvent::Chunk { stream, body, end }),
-        Event::StreamWritable { stream } => app.on_stream(net, StreamEvent::Writable(stream)),
-        Event::StreamClosed { stream, result } => app.on_stream(net, StreamEvent::Closed(stream, result)),
-        Event::Established(peer) => established(app, net, key, peer),
-        Event::Closed { reason } => closed(app, net, key, reason),
-    }
-}
-
-fn incoming<A: Host>(
-    app: &mut A,
-    net: &mut Net<A>,
-    key: u64,
-    (deadline, trace): (Option<Instant>, TraceId),
-    incoming: Incoming,
-) {
-    let node = app.rpc().slots.get(&key).and_then(|slot| slot.node).expect("only established peers ask");
-    app.on_incoming(net, &Origin { node, deadline, trace }, incoming);
-}
-
-fn established<A: Host>(app: &mut A, net: &mut Net<A>, key: u64, peer: Peer) {
-    let Some(slot) = app.rpc().slots.get_mut(&key) else { return };
-    (slot.node, slot.lane) = (Some(peer.identity.node), Some(peer.lane));
-    let dialed = matches!(slot.side, Side::Dialing(_));
-    app.on_link(net, &LinkEvent::Up { peer, dialed });
-}
-
-fn closed<A: Host>(app: &mut A, net: &mut Net<A>, key: u64, reason: CloseReason) {
-    let Some(slot) = app.rpc().slots.get_mut(&key) else { return };
-    let dialed = matches!(slot.side, Side::Dialing(_));
-    slot.retired |= !dialed;
-    let event = LinkEvent::Down { node: slot.node, lane: slot.lane, dialed, reason };
-    app.on_link(net, &event);
-}
-
-/// To be called by [`dstore_net::Application::end_of_turn`]: runs the tasks that are ready, and sends what calls and answers
-/// of this turn left to be sent.
-pub fn end_of_turn<A: Host>(app: &mut A, net: &mut Net<A>) {
-    let now = net.now();
-    app.rpc().commands.set_now(now);
-    for round in 0.. {
-        let mut worked = app.rpc().tasks.run_ready();
-        worked |= app.rpc().run_commands(now);
-        while let Some((done, status)) = app.rpc().failed.pop_front() {
-            worked = true;
-            done(app, net, Err(status));
-        }
-        for key in std::mem::take(&mut app.rpc().touched) {
-            worked = true;
-            if let Some(slot) = app.rpc().slots.get_mut(&key) {
-                slot.touched = false;
-            }
-            settle_slot(app, net, key);
-        }
-        if !worked {
-            break;
-        }
-        if round == ROUNDS_MAX {
-            app.rpc().timer_stale = true;
-            break;
-        }
-    }
-    for key in app.rpc().blocked.clone() {
-        app.rpc().pump(net, key);
-    }
-    app.rpc().arm_timer(net);
-}
-
-/// To be called when the [`RpcTimer`] fires.
-pub fn on_timer<A: Host>(app: &mut A, net: &mut Net<A>) {
-    let now = net.now();
-    let rpc = app.rpc();
-    rpc.timer = None;
-    rpc.timer_stale = true;
-    rpc.wake_sleepers(now);
-    let due = |(key, slot): (&u64, &mut Slot)| {
-        let due = slot.socket.is_none() && slot.poll_timeout().is_some_and(|timeout| timeout <= now);
-        due.then(|| slot.handle_timeout(now)).map(|()| *key)
-    };
-    let keys: Vec<u64> = rpc.slots.iter_mut().filter_map(due).collect();
-    for key in keys {
-        rpc.touch(key);
     }
 }

@@ -5,7 +5,8 @@ use std::convert::Infallible;
 use dstore_net::{CloseReason, Context, Decoded, Protocol};
 
 use super::Host;
-use super::rpc::{self, Origination};
+use super::slot::Origination;
+use super::turn;
 use crate::connection::LinkId;
 
 /// The framework's protocol value of a connection.
@@ -67,8 +68,11 @@ impl<A: Host> Protocol<A> for Socket {
         cx.close();
     }
 
+    /// Connections are buried when the application's `end_of_turn` is over; what this one's end leads to must not wait for
+    /// whatever happens to turn the loop next.
     fn on_close(&mut self, app: &mut A, cx: &mut Context<'_, A>, reason: &CloseReason) {
         self.lost(app, cx, &reason.to_string());
+        app.rpc().arm_timer(cx.net);
     }
 }
 
@@ -82,7 +86,7 @@ impl Socket {
 
     fn settle<A: Host>(&self, app: &mut A, cx: &mut Context<'_, A>) {
         if let Some(link) = self.link.get() {
-            rpc::settle(app, cx.net, link);
+            turn::settle(app, cx.net, link);
         }
     }
 }

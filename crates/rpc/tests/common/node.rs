@@ -126,6 +126,10 @@ impl Application for Node {
     type Mail = Job;
     type Timer = RpcTimer;
 
+    fn on_start(&mut self, net: &mut Net<Self>) {
+        driver::end_of_turn(self, net);
+    }
+
     fn on_mail(&mut self, net: &mut Net<Self>, job: Job) {
         job(self, net);
     }
@@ -226,12 +230,18 @@ pub(crate) fn event_loop(
 
 impl Running {
     /// Starts a node.
-    #[allow(clippy::disallowed_methods)]
     pub(crate) fn start(config: Config) -> Running {
+        Running::start_with(config, |_, _| ())
+    }
+
+    /// Starts a node that has something to do before its loop runs.
+    #[allow(clippy::disallowed_methods)]
+    pub(crate) fn start_with(config: Config, first: impl FnOnce(&mut Node, Instant) + Send + 'static) -> Running {
         let (notices, seen) = channel();
         let (report, reported) = channel();
         let thread = std::thread::spawn(move || {
-            let (event_loop, address) = event_loop(config, 0, notices).expect("a loop on loopback");
+            let (mut event_loop, address) = event_loop(config, 0, notices).expect("a loop on loopback");
+            first(event_loop.app(), Instant::now());
             report.send((address, event_loop.mailbox())).expect("the test waits");
             event_loop.run().expect("the loop runs to its end");
         });
@@ -262,8 +272,10 @@ impl Running {
     /// Waits for a notice that `wanted` takes, and gives what it makes of it; other notices are passed over.
     pub(crate) fn wait<R>(&self, mut wanted: impl FnMut(&Notice) -> Option<R>) -> R {
         loop {
-            let notice = self.notices.recv_timeout(Duration::from_secs(30));
-            let notice = notice.expect("the notice came within half a minute");
+            let Ok(notice) = self.notices.recv_timeout(Duration::from_secs(30)) else {
+                let state = self.ask(|node, _| format!("{:?}", node.rpc.peer_state(NodeId(2))));
+                panic!("no notice came within half a minute; the peer is {state}");
+            };
             if let Some(found) = wanted(&notice) {
                 return found;
             }

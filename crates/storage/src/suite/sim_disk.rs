@@ -42,8 +42,9 @@ struct State {
 
 #[derive(Clone, Debug, Default)]
 struct Content {
-    seen: Vec<u8>,
-    durable: Vec<u8>,
+    /// Shared with copies of the disk until one of them writes.
+    seen: Arc<Vec<u8>>,
+    durable: Arc<Vec<u8>>,
     /// Sectors written since the last sync.
     dirty: BTreeSet<usize>,
 }
@@ -163,7 +164,7 @@ impl SimDisk {
     #[must_use]
     pub fn content(&self, name: &str) -> Vec<u8> {
         let state = self.lock();
-        state.files[&state.names[name]].seen.clone()
+        state.files[&state.names[name]].seen.to_vec()
     }
 
     /// Replaces the content of a file, durably, behind the back of whoever uses it.
@@ -207,11 +208,12 @@ impl SimDisk {
 
 impl Content {
     fn of(content: Vec<u8>) -> Content {
-        Content { seen: content.clone(), durable: content, dirty: BTreeSet::new() }
+        let content = Arc::new(content);
+        Content { seen: Arc::clone(&content), durable: content, dirty: BTreeSet::new() }
     }
 
     fn write(&mut self, bytes: &[u8], start: usize) -> io::Result<()> {
-        let into = self.seen.get_mut(start..start + bytes.len());
+        let into = Arc::make_mut(&mut self.seen).get_mut(start..start + bytes.len());
         into.ok_or_else(|| io::Error::other("a write beyond the end of the file"))?.copy_from_slice(bytes);
         self.dirty.extend(start / SECTOR_BYTES..(start + bytes.len()).div_ceil(SECTOR_BYTES));
         Ok(())
@@ -224,12 +226,12 @@ impl Content {
     fn sync(&mut self) {
         for sector in std::mem::take(&mut self.dirty) {
             let sector = self.sector(sector);
-            self.durable[sector.clone()].copy_from_slice(&self.seen[sector]);
+            Arc::make_mut(&mut self.durable)[sector.clone()].copy_from_slice(&self.seen[sector]);
         }
     }
 
     fn after_power_loss(&self, mix: &mut Mix) -> Vec<u8> {
-        let mut content = self.durable.clone();
+        let mut content = self.durable.to_vec();
         // A disk that was merely slow, one that wrote all, and one that wrote anything in between.
         let (some, all) = (mix.up_to(2), mix.up_to(1) == 1);
         for sector in &self.dirty {

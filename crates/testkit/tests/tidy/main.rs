@@ -35,7 +35,7 @@ fn repository_root() -> PathBuf {
 fn text_files() -> Vec<TextFile> {
     let root = repository_root();
     let listing = Command::new("git")
-        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+        .args(["-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"])
         .current_dir(&root)
         .output()
         .expect("git is installed");
