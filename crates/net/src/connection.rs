@@ -158,8 +158,10 @@ pub(crate) struct Connection<A> {
     pub(crate) input_ended_told: bool,
     /// By the application.
     pub(crate) paused: bool,
-    /// By the output's high-water mark.
+    /// By the output's high-water mark. Implies `output_passed`.
     pub(crate) output_high: bool,
+    /// The output was above the high-water mark, perhaps only until the socket took it, and not at the low one since.
+    pub(crate) output_passed: bool,
     /// In the list of connections to flush.
     pub(crate) dirty: bool,
     /// In the list of connections to serve without a new event.
@@ -208,6 +210,7 @@ impl<A> Connection<A> {
             input_ended_told: false,
             paused: false,
             output_high: false,
+            output_passed: false,
             dirty: false,
             scheduled: false,
             lingering: false,

@@ -115,7 +115,9 @@ pub trait Protocol<A: Application>: Sized + 'static {
         let _ = (app, cx);
     }
 
-    /// The output is down at the low-water mark again.
+    /// The output was above the high-water mark and is down at the low one. Comes also when the socket took it all at once and
+    /// [`Protocol::on_output_high`] was spared, so a producer that fills the output beyond the mark and goes on here never
+    /// stalls.
     fn on_output_low(&mut self, app: &mut A, cx: &mut Context<'_, A>) {
         let _ = (app, cx);
     }

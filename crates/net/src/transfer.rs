@@ -263,8 +263,9 @@ impl<A: Application> Driver<A> {
 
     /// Sends what was written in this turn.
     pub(crate) fn flush_dirty(&mut self) {
-        // A flush may call back (water marks), and that may write again: those go round once more.
-        while !self.net.dirty.is_empty() && self.net.fatal.is_none() {
+        // A flush may call back (water marks), and that may write again. Such a producer goes round once more, and then waits
+        // for the next turn like everybody else, however fast its peer reads.
+        for _ in 0..2 {
             let mut dirty = std::mem::take(&mut self.net.dirty);
             for id in dirty.drain(..) {
                 if self.net.connection(id).is_some_and(|connection| connection.dirty) {
@@ -273,6 +274,7 @@ impl<A: Application> Driver<A> {
             }
             if self.net.dirty.is_empty() {
                 self.net.dirty = dirty;
+                return;
             }
         }
     }
@@ -284,6 +286,7 @@ impl<A: Application> Driver<A> {
         if connection.doom.is_some() {
             return;
         }
+        connection.output_passed |= connection.output.len() > connection.config.output_high_bytes;
         let connecting = connection.connecting.is_some();
         if !connecting && let Err(error) = self.send(id) {
             return self.net.doom(id, error.into());
@@ -416,8 +419,8 @@ impl<A: Application> Driver<A> {
         if !connection.output_high && length > connection.config.output_high_bytes {
             connection.output_high = true;
             self.notify(id, Notice::OutputHigh);
-        } else if connection.output_high && length <= connection.config.output_low_bytes {
-            connection.output_high = false;
+        } else if connection.output_passed && length <= connection.config.output_low_bytes {
+            (connection.output_high, connection.output_passed) = (false, false);
             self.net.schedule(id);
             self.notify(id, Notice::OutputLow);
         }

@@ -273,6 +273,43 @@ fn a_socket_that_takes_a_few_bytes_at_a_time_gets_all_in_order() {
     assert!(reader.join().unwrap() == expected);
 }
 
+/// Passes bytes on one at a time, both ways, as a bad network might.
+fn dribble(from: &TcpStream, to: &TcpStream) {
+    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+    std::thread::spawn(move || {
+        to.set_nodelay(true).unwrap();
+        let mut byte = [0];
+        while from.read(&mut byte).is_ok_and(|count| count == 1) && to.write_all(&byte).is_ok() {}
+        // The other end may be gone already.
+        let _ = to.shutdown(Shutdown::Write);
+    });
+}
+
+#[test]
+fn a_network_that_delivers_byte_by_byte_changes_nothing() {
+    let server = TcpListener::bind(loopback(0)).unwrap();
+    let proxy = TcpListener::bind(loopback(0)).unwrap();
+    let mut event_loop = client_loop(1);
+    let id = event_loop.net().connect(proxy.local_addr().unwrap(), ConnectionConfig::default(), Raw);
+    let said: Vec<u8> = (0..5000_u32).flat_map(u32::to_be_bytes).collect();
+    event_loop.net().write(id, &said);
+    event_loop.net().shutdown_write(id);
+    let others = std::thread::spawn(move || {
+        let near = proxy.accept().unwrap().0;
+        let far = TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        let mut end = server.accept().unwrap().0;
+        dribble(&near, &far);
+        dribble(&far, &near);
+        let mut heard = Vec::new();
+        end.read_to_end(&mut heard).unwrap();
+        end.write_all(&heard).unwrap();
+    });
+    let client = event_loop.run().unwrap();
+    others.join().unwrap();
+    assert!(client.received == said);
+    assert!(matches!(client.closed[..], [CloseReason::PeerClosed]), "{:?}", client.closed);
+}
+
 /// Sends everything back, in large pieces.
 struct Flood;
 

@@ -31,6 +31,8 @@ pub(crate) struct Book {
     pub(crate) stays_open: bool,
     /// Whom `o`, `k` and `r` of a connection write to, abort and resume.
     pub(crate) others: BTreeMap<ConnectionId, ConnectionId>,
+    /// Bytes that `on_output_low` still has to produce.
+    pub(crate) supply: usize,
     pub(crate) peers: BTreeMap<ConnectionId, Address>,
 }
 
@@ -123,6 +125,9 @@ impl Protocol<Book> for Script {
 
     fn on_output_low(&mut self, app: &mut Book, cx: &mut Context<'_, Book>) {
         self.hear(app, cx, Heard::Low);
+        let piece = app.supply.min(1000);
+        app.supply -= piece;
+        cx.write(&vec![b'S'; piece]);
     }
 
     fn on_deadline(&mut self, app: &mut Book, cx: &mut Context<'_, Book>) {

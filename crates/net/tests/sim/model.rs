@@ -365,7 +365,8 @@ impl Run {
                 }
             }
             Heard::High => assert!(!std::mem::replace(&mut model.high, true), "high once"),
-            Heard::Low => assert!(std::mem::replace(&mut model.high, false), "low after high"),
+            // Also without a High, when the socket took at once what was above the mark.
+            Heard::Low => model.high = false,
             Heard::Quiet => drop(model.write(b"h")),
             Heard::Close(reason) => self.closed(id, &reason),
             Heard::Deadline | Heard::Drain => panic!("{heard:?} was not asked for"),

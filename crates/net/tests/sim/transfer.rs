@@ -64,6 +64,21 @@ fn a_slow_reader_is_not_read_from_above_the_high_mark() {
 }
 
 #[test]
+fn a_producer_is_called_again_however_fast_its_peer_reads_and_holds_up_nobody() {
+    let marks = ConnectionConfig { output_high_bytes: 900, output_low_bytes: 100, ..ConnectionConfig::default() };
+    let mut bench = Bench::with_connections(marks);
+    let (peer, id) = bench.dial();
+    bench.event_loop.app().supply = 50_000;
+    bench.net().write(id, &[b'S'; 1000]);
+    bench.turn();
+    let after_a_turn = bench.world.received(peer).len();
+    assert!((1000..=3000).contains(&after_a_turn), "{after_a_turn} bytes in one turn");
+    bench.settle();
+    assert_eq!(bench.world.received(peer).len(), 51_000);
+    assert!(!bench.heard(id).contains(&Heard::High), "the socket took everything");
+}
+
+#[test]
 fn output_beyond_the_limit_gives_the_connection_up() {
     let mut bench = Bench::with_connections(ConnectionConfig { output_bytes_max: 99, ..ConnectionConfig::default() });
     bench.world.set_room(1);
