@@ -135,7 +135,7 @@ fn a_task_woken_by_another_thread_goes_on_without_other_events() {
 
 #[test]
 fn a_large_stream_flows_in_windows_while_calls_go_on() {
-    const BYTES: usize = 20 << 20;
+    const BYTES: usize = 400 << 20;
     let (a, b) = pair();
     a.run(|app, net| {
         let now = net.now();

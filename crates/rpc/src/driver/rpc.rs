@@ -74,6 +74,8 @@ pub struct Rpc<A: Host> {
     pub(super) touched: Vec<u64>,
     /// Slots with output that their socket has no room for.
     pub(super) blocked: BTreeSet<u64>,
+    /// Turns that have ended.
+    pub(super) turn: u64,
     pub(super) timer: Option<(TimerId, Instant)>,
     /// The timer may have to move.
     pub(super) timer_stale: bool,
@@ -103,6 +105,7 @@ impl<A: Host> Rpc<A> {
             failed: VecDeque::new(),
             touched: Vec::new(),
             blocked: BTreeSet::new(),
+            turn: 0,
             timer: None,
             timer_stale: false,
             tasks: Tasks::new(),
@@ -487,9 +490,13 @@ impl<A: Host> Rpc<A> {
         } else {
             self.blocked.remove(&key);
         }
-        // The socket may take all of it at once, and then nothing would tell; if it does not, its becoming writable turns
-        // the loop, and the end of that turn pumps the blocked ones.
-        let wanted = if more && pulled { Some(now) } else { slot.poll_timeout() };
+        // What was pulled in this turn is offered to the socket at the turn's end at the latest. The socket may take all of
+        // it, and then nothing would tell: so look again in the next turn, at once. If it had refused some by then, its
+        // becoming writable turns the loop, and the end of that turn pumps the blocked ones.
+        if pulled {
+            slot.pulled_in = self.turn;
+        }
+        let wanted = if more && slot.pulled_in == self.turn { Some(now) } else { slot.poll_timeout() };
         if let Some(wanted) = wanted.filter(|wanted| slot.armed.is_none_or(|armed| armed > *wanted)) {
             slot.armed = Some(wanted);
             net.set_deadline(socket, Some(wanted));

@@ -52,6 +52,8 @@ pub(super) struct Slot {
     pub(super) socket: Option<(LinkId, ConnectionId)>,
     /// When the socket's deadline is due; at or before the side's own timeout.
     pub(super) armed: Option<Instant>,
+    /// The turn in which output was last handed to the socket.
+    pub(super) pulled_in: u64,
     /// In the list of those to settle.
     pub(super) touched: bool,
     /// To be removed once its last events are delivered.
@@ -60,7 +62,7 @@ pub(super) struct Slot {
 
 impl Slot {
     pub(super) fn new(side: Side, node: Option<NodeId>, lane: Option<Lane>) -> Slot {
-        Slot { side, node, lane, socket: None, armed: None, touched: false, retired: false }
+        Slot { side, node, lane, socket: None, armed: None, pulled_in: 0, touched: false, retired: false }
     }
 
     pub(super) fn connection(&self) -> Option<&Connection> {

@@ -118,6 +118,7 @@ pub fn end_of_turn<A: Host>(app: &mut A, net: &mut Net<A>) {
         app.rpc().pump(net, key);
     }
     app.rpc().arm_timer(net);
+    app.rpc().turn += 1;
 }
 
 /// To be called when the [`RpcTimer`](super::RpcTimer) fires.
