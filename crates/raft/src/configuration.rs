@@ -83,6 +83,7 @@ impl Configuration {
     }
 
     /// Voters; in a joint configuration, the new ones.
+    #[inline]
     pub fn voters(&self) -> &[NodeId] {
         &self.voters
     }
@@ -103,6 +104,7 @@ impl Configuration {
     }
 
     /// Whether this is the transitional configuration of a change.
+    #[inline]
     pub fn is_joint(&self) -> bool {
         !self.outgoing.is_empty()
     }
@@ -113,6 +115,7 @@ impl Configuration {
     }
 
     /// Whether the node votes, in either set.
+    #[inline]
     pub fn is_voter(&self, id: NodeId) -> bool {
         self.voters.contains(&id) || self.outgoing.contains(&id)
     }
@@ -288,11 +291,13 @@ impl History {
         History { all: vec![(index, configuration)] }
     }
 
+    #[inline]
     pub(crate) fn current(&self) -> &Configuration {
         &self.last().1
     }
 
     /// Where the configuration in force stands in the log.
+    #[inline]
     pub(crate) fn current_index(&self) -> LogIndex {
         self.last().0
     }
@@ -307,6 +312,7 @@ impl History {
     }
 
     /// The configuration in force at an index, and those after it.
+    #[inline]
     pub(crate) fn since(&self, index: LogIndex) -> impl Iterator<Item = &Configuration> {
         let in_force = self.all.iter().rposition(|(i, _)| *i <= index).unwrap_or(0);
         self.all[in_force..].iter().map(|(_, c)| c)

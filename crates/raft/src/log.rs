@@ -166,6 +166,19 @@ impl<S: LogStorage> Log<S> {
         self.tail.push_back(entry);
     }
 
+    /// Adds entries that follow the last and each other. The usual case, that nothing else is in memory, moves them as
+    /// they are.
+    pub(crate) fn extend(&mut self, entries: Vec<Entry>) {
+        let Some(first) = entries.first() else { return };
+        assert_eq!(first.index, self.last_index().next(), "entries join");
+        self.tail_bytes += entries.iter().map(Entry::cost_bytes).sum::<u64>();
+        if self.tail.is_empty() {
+            self.tail = VecDeque::from(entries);
+        } else {
+            self.tail.extend(entries);
+        }
+    }
+
     /// Drops the entries from `from` on.
     ///
     /// # Panics
@@ -286,6 +299,9 @@ impl<S: LogStorage> Log<S> {
         self.tail_first = self.tail_first + n as u64;
         self.tail_bytes -= bytes;
         self.applying_bytes += bytes;
+        if n == self.tail.len() {
+            return Vec::from(std::mem::take(&mut self.tail));
+        }
         self.tail.drain(..n).collect()
     }
 

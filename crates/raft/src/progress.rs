@@ -111,6 +111,7 @@ impl Progress {
     }
 
     /// The follower's log is durable and equal up to `matched`. True if that is news.
+    #[inline]
     pub(crate) fn accepted(&mut self, matched: LogIndex, base: LogIndex) -> bool {
         let news = matched > self.matched;
         self.matched = self.matched.max(matched);
@@ -145,6 +146,7 @@ impl Progress {
         }
     }
 
+    #[inline]
     pub(crate) fn heartbeat_answered(&mut self, round: u64, last: LogIndex) {
         if let ProgressState::Probe { waiting } = &mut self.state
             && round > self.probe_round
@@ -157,6 +159,7 @@ impl Progress {
     }
 
     /// Whether an append may be sent now.
+    #[inline]
     pub(crate) fn may_send(&self, appends_max: usize, bytes_max: u64) -> bool {
         match self.state {
             ProgressState::Probe { waiting } => !waiting,
@@ -166,6 +169,7 @@ impl Progress {
     }
 
     /// An append with entries up to `last`, of so many bytes, has been sent; `round` is the newest heartbeat round.
+    #[inline]
     pub(crate) fn sent(&mut self, last: LogIndex, bytes: u64, round: u64) {
         match &mut self.state {
             ProgressState::Probe { waiting } => {
@@ -187,6 +191,7 @@ impl Progress {
 }
 
 impl Inflight {
+    #[inline]
     fn free_to(&mut self, matched: LogIndex) {
         while let Some((_, bytes)) = self.appends.pop_front_if(|(last, _)| *last <= matched) {
             self.bytes -= bytes;

@@ -80,6 +80,7 @@ impl Reads {
     }
 
     /// The question to send now. Reads that come later are not part of it.
+    #[inline]
     pub(crate) fn take_question(&mut self, now: Time) -> Option<ReadContext> {
         let ask = std::mem::take(&mut self.ask);
         if ask {
@@ -110,15 +111,18 @@ impl Reads {
         self.ask = false;
     }
 
+    #[inline]
     pub(crate) fn has_output(&self) -> bool {
         !self.confirmed.is_empty() || !self.dropped.is_empty()
     }
 
+    #[inline]
     pub(crate) fn take_dropped(&mut self) -> Vec<ReadId> {
         std::mem::take(&mut self.dropped)
     }
 
     /// Confirmed reads whose index is applied. Answers of two leaders may be confirmed out of order, so all are looked at.
+    #[inline]
     pub(crate) fn take_ready(&mut self, applied: LogIndex) -> Vec<ReadReady> {
         if self.confirmed.is_empty() {
             return Vec::new();

@@ -28,7 +28,7 @@ impl<S: LogStorage> Raft<S> {
         &mut self,
         from: NodeId,
         prev: EntryId,
-        entries: Vec<Entry>,
+        mut entries: Vec<Entry>,
         commit: LogIndex,
     ) -> Result<(), StepError> {
         let committed = std::iter::once(prev).chain(entries.iter().map(Entry::id));
@@ -51,13 +51,13 @@ impl<S: LogStorage> Raft<S> {
         let last = prev.index + entries.len() as u64;
         let new = entries.iter().position(|e| !self.log.holds(e.id()));
         if let Some(new) = new {
-            let first = entries[new].index;
+            entries.drain(..new);
+            let first = prev.index + new as u64 + 1;
             if first <= self.log.last_index() {
                 self.truncate_from(first);
             }
-            for e in entries.into_iter().skip(new) {
-                self.push(e);
-            }
+            entries.iter().for_each(|e| self.adopt(e));
+            self.log.extend(entries);
         } else if planted!(self, TruncateAlways) && last < self.log.last_index() && last >= self.log.commit() {
             self.truncate_from(last.next());
         }
@@ -80,14 +80,12 @@ impl<S: LogStorage> Raft<S> {
         }
     }
 
-    /// Adds an entry that was checked at the door.
-    pub(super) fn push(&mut self, entry: Entry) {
+    /// Puts the configuration of an entry that is about to be added in force.
+    pub(super) fn adopt(&mut self, entry: &Entry) {
         if entry.kind == EntryKind::Config {
-            let configuration =
-                Configuration::decode(&entry.data).expect("configurations are decoded before they are taken");
-            self.configurations.push(entry.index, configuration);
+            let decoded = Configuration::decode(&entry.data);
+            self.configurations.push(entry.index, decoded.expect("configurations are decoded before they are taken"));
         }
-        self.log.push(entry);
     }
 
     /// Follows the leader's commit index, as far as this log is known to be the leader's.

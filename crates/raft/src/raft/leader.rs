@@ -102,7 +102,8 @@ impl<S: LogStorage> Raft<S> {
     fn append(&mut self, kind: EntryKind, data: Bytes) {
         let entry = Entry { term: self.hard.term, index: self.log.last_index().next(), kind, data };
         self.uncommitted_bytes += entry.cost_bytes();
-        self.push(entry);
+        self.adopt(&entry);
+        self.log.push(entry);
     }
 
     fn append_configuration(&mut self, configuration: &Configuration) -> LogIndex {
@@ -262,6 +263,9 @@ impl<S: LogStorage> Raft<S> {
     fn replicate_to(&mut self, i: usize) -> bool {
         let last = self.log.last_index();
         let peer = &self.peers[i];
+        if peer.next > last && !peer.nudge && peer.state == ProgressState::Replicate {
+            return false;
+        }
         let probing = peer.state == ProgressState::Probe { waiting: false };
         let room = peer.may_send(self.config.inflight_appends_max, self.config.inflight_bytes_max);
         if !(probing || peer.nudge || (room && peer.next <= last)) {

@@ -395,11 +395,18 @@ impl<S: LogStorage> Raft<S> {
     }
 
     fn send(&mut self, to: NodeId, body: Body) {
+        if self.out.now.is_empty() {
+            // Most often one for every follower, or one for the leader.
+            self.out.now.reserve_exact(self.peers.len().max(1));
+        }
         self.out.now.push(Message { from: self.id, to, term: self.hard.term, body });
     }
 
     /// Sends once everything of before now is durable.
     fn send_after_persist(&mut self, to: NodeId, body: Body) {
+        if self.out.after.is_empty() {
+            self.out.after.reserve_exact(1);
+        }
         self.out.after.push(Message { from: self.id, to, term: self.hard.term, body });
     }
 

@@ -52,23 +52,22 @@ impl<S: LogStorage> Raft<S> {
         let committed = self.log.take_committed(self.config.apply_bytes_max, self.all_have());
         reads.extend(self.reads.take_ready(self.log.applied()));
         self.out.leadership = leadership;
-        let ready = Ready {
-            leadership: changed.then_some(leadership),
-            messages: std::mem::take(&mut self.out.now),
-            persist,
-            committed,
-            reads,
-            reads_dropped: self.reads.take_dropped(),
-            snapshots_wanted: std::mem::take(&mut self.out.snapshots_wanted),
-        };
-        let idle = !changed
-            && ready.messages.is_empty()
-            && ready.persist.is_none()
-            && ready.committed.is_empty()
-            && ready.reads.is_empty()
-            && ready.reads_dropped.is_empty()
-            && ready.snapshots_wanted.is_empty();
-        (!idle).then_some(ready)
+        let messages = std::mem::take(&mut self.out.now);
+        let reads_dropped = self.reads.take_dropped();
+        let snapshots_wanted = std::mem::take(&mut self.out.snapshots_wanted);
+        if !changed
+            && messages.is_empty()
+            && persist.is_none()
+            && committed.is_empty()
+            && reads.is_empty()
+            && reads_dropped.is_empty()
+            && snapshots_wanted.is_empty()
+        {
+            // What gathered has to wait: entries that the store has yet to fetch, reads that nothing confirms.
+            return None;
+        }
+        let leadership = changed.then_some(leadership);
+        Some(Ready { leadership, messages, persist, committed, reads, reads_dropped, snapshots_wanted })
     }
 
     /// Whether anything may have gathered; an idle group is asked often, so this is cheap.

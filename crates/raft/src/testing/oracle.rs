@@ -78,6 +78,13 @@ impl Oracle {
         if commit < before.commit {
             return Err(format!("node {id} goes back from commit {} to {commit}", before.commit));
         }
+        // Leader append-only: what a leader has in its log stays, in that term.
+        let leads_still = raft.role() == Role::Leader && before.led == term && before.term == term;
+        let kept =
+            before.last.index <= raft.log_base().index || raft.term_at(before.last.index) == Some(before.last.term);
+        if leads_still && !kept {
+            return Err(format!("leader {id} of term {term} no longer has {}", before.last));
+        }
         self.check_log(host, &before)?;
         self.check_commit(host, before.commit)?;
         let mut led = before.led;
