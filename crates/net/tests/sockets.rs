@@ -8,6 +8,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use dstore_net::*;
@@ -311,7 +312,10 @@ fn a_network_that_delivers_byte_by_byte_changes_nothing() {
 }
 
 /// Sends everything back, in large pieces.
-struct Flood;
+struct Flood {
+    /// Told when the high-water mark was met.
+    high: mpsc::Sender<()>,
+}
 
 impl Protocol<Client> for Flood {
     type Message<'a> = &'a [u8];
@@ -327,23 +331,27 @@ impl Protocol<Client> for Flood {
 
     fn on_output_high(&mut self, client: &mut Client, cx: &mut Context<'_, Client>) {
         client.watermarks.push(cx.net.output_len(cx.id()));
+        // The test listens for the first one only.
+        let _ = self.high.send(());
     }
 }
 
 #[test]
 fn a_slow_reader_costs_bounded_memory() {
+    let (high, marks) = mpsc::channel();
     let (server, address) = LoopThread::spawn("flood", LoopConfig::default(), |net| {
         let connection =
             ConnectionConfig { output_high_bytes: 100_000, output_low_bytes: 50_000, ..ConnectionConfig::default() };
         let config = ListenerConfig { connection, ..ListenerConfig::default() };
-        let listener = net.listen(&loopback(0).into(), config, |_, _| Some(Flood))?;
+        let listener = net.listen(&loopback(0).into(), config, move |_, _| Some(Flood { high: high.clone() }))?;
         Ok((Client::default(), net.listener_address(listener).and_then(Address::tcp).unwrap()))
     })
     .unwrap();
     let mut stream = TcpStream::connect(address).unwrap();
-    // Asks for 100 MB before it reads any of it.
+    // Asks for 100 MB, which no kernel buffers whole, and reads none of it until the server is stuck.
     stream.write_all(&[b'?'; 2000]).unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
+    marks.recv_timeout(LONG).unwrap();
     let mut received = 0;
     let mut buffer = vec![0; 64 << 10];
     loop {

@@ -182,10 +182,7 @@ impl Script {
         let node = *words.first().ok_or("which node?")?;
         let second = words.get(1).copied().unwrap_or_default();
         let answer = match command {
-            "campaign" => {
-                self.raft(node)?.campaign(now);
-                String::new()
-            }
+            "campaign" | "tick" | "flush" | "lost" => self.nudge(command, node, second)?,
             "propose" => {
                 let entries: Vec<Bytes> = words[1..].iter().map(|w| payload(w)).collect();
                 let dropped = |d: ProposalDropped| format!("dropped: {d}");
@@ -208,19 +205,6 @@ impl Script {
             "lease" => {
                 let holds = self.raft(node)?.holds_lease(now);
                 format!("{node} {} a lease", if holds { "holds" } else { "has not got" })
-            }
-            "lost" => {
-                let peer = NodeId(parse(second)?);
-                self.raft(node)?.peer_lost(now, peer);
-                String::new()
-            }
-            "tick" => {
-                self.raft(node)?.tick(now);
-                String::new()
-            }
-            "flush" => {
-                self.host(node)?.flush();
-                String::new()
             }
             "compact" => {
                 let to = LogIndex(parse(second)?);
@@ -247,6 +231,18 @@ impl Script {
             say!(self, "{answer}");
         }
         self.pump(parse(node)?)
+    }
+
+    /// The commands that have no answer of their own: what they bring about is told by what happens then.
+    fn nudge(&mut self, command: &str, node: &str, second: &str) -> Result<String, String> {
+        let now = self.now();
+        match command {
+            "campaign" => self.raft(node)?.campaign(now),
+            "tick" => self.raft(node)?.tick(now),
+            "lost" => self.raft(node)?.peer_lost(now, NodeId(parse(second)?)),
+            _ => self.host(node)?.flush(),
+        }
+        Ok(String::new())
     }
 
     /// `message 2 from=1 term=3 accepted=99`: something no correct member would send.

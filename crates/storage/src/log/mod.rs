@@ -332,24 +332,24 @@ pub enum LogError {
         last: LogIndex,
     },
     /// The disk is full. Stop the node.
-    #[error("no space left for the log: {action} {path}: {source}", path = .path.display())]
+    #[error("no space left for the log: {action} {path}: {error}", path = .path.display())]
     Full {
         /// What was tried.
         action: &'static str,
         /// On which file.
         path: PathBuf,
         /// What the system said.
-        source: Arc<io::Error>,
+        error: Arc<io::Error>,
     },
     /// The operating system failed. Stop the node.
-    #[error("log I/O failed: {action} {path}: {source}", path = .path.display())]
+    #[error("log I/O failed: {action} {path}: {error}", path = .path.display())]
     Io {
         /// What was tried.
         action: &'static str,
         /// On which file.
         path: PathBuf,
         /// What the system said.
-        source: Arc<io::Error>,
+        error: Arc<io::Error>,
     },
     /// What is on disk is not what was written, and it is not a write cut short by a crash. Refuse to start; the range's
     /// entries must come from another replica.
@@ -377,11 +377,11 @@ pub enum LogError {
 
 impl LogError {
     /// The error of a system call: [`LogError::Full`] or [`LogError::Io`].
-    pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> LogError {
+    pub(crate) fn io(action: &'static str, path: &Path, error: io::Error) -> LogError {
         let path = path.to_owned();
-        let full = matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
-        let source = Arc::new(source);
-        if full { LogError::Full { action, path, source } } else { LogError::Io { action, path, source } }
+        let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let error = Arc::new(error);
+        if full { LogError::Full { action, path, error } } else { LogError::Io { action, path, error } }
     }
 
     /// What operations after this failure get.
