@@ -16,13 +16,14 @@ use crate::scratch::target_directory;
 pub fn interpreter(requirements: &Path) -> PathBuf {
     let list = std::fs::read_to_string(requirements).expect("the requirements can be read");
     let environment = target_directory().join("python");
-    std::fs::create_dir_all(&environment).expect("the target directory can be written");
-    let lock = File::create(environment.join("lock")).expect("the target directory can be written");
+    std::fs::create_dir_all(target_directory()).expect("the target directory can be written");
+    let lock = File::create(target_directory().join("python.lock")).expect("the target directory can be written");
     lock.lock().expect("a file can be locked");
     let done = environment.join("installed.txt");
     let interpreter = environment.join("bin/python3");
     if !interpreter.exists() || std::fs::read_to_string(&done).ok().as_ref() != Some(&list) {
-        run(Command::new("python3").args(["-m", "venv"]).arg(&environment), b"");
+        // Anything that is there is of another list, or of a Python that is gone.
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&environment), b"");
         run(Command::new(&interpreter).args(["-m", "pip", "install", "--quiet", "-r"]).arg(requirements), b"");
         std::fs::write(&done, list).expect("the target directory can be written");
     }
