@@ -10,7 +10,7 @@ export CARGO_TARGET_DIR ?= $(CURDIR)/target
 endif
 
 BUILD_PACKAGES := g++ libclang-dev
-TEST_PACKAGES := redis-server redis-tools python3 python3-venv iproute2 nftables
+TEST_PACKAGES := git redis-server redis-tools python3 python3-venv iproute2 nftables
 CARGO_FLAGS := --release --locked
 
 .PHONY: help run build test test-power-loss fmt packages test-packages bench-first bench-net bench-raft bench-rpc

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use dstore_net::Net;
 use dstore_rpc::{CallOptions, Code, NodeId, Status};
 use node::{Blob, Node, Notice, Running, config, echo};
+use rustix::process::{Pid, Signal, kill_process};
 
 const KILLS: usize = 20;
 const CALLS_AT_A_TIME: usize = 64;
@@ -66,10 +67,8 @@ impl Server {
         Server { process, address: address.expect("the server says where it listens") }
     }
 
-    fn signal(&self, signal: &str) {
-        let pid = self.process.id().to_string();
-        let status = Command::new("kill").args([signal, &pid]).status().expect("kill runs");
-        assert!(status.success(), "kill {signal} {pid}");
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.process), signal).expect("it runs");
     }
 
     fn kill(&mut self) {
@@ -234,13 +233,13 @@ fn a_stopped_server_is_noticed_by_its_silence() {
     let server = Server::start(0);
     let client = start_load(&server);
     for _ in 0..3 {
-        server.signal("-STOP");
+        server.signal(Signal::STOP);
         let why = client.wait(|notice| match notice {
             Notice::Down(Some(NodeId(2)), why) => Some(why.clone()),
             _ => None,
         });
         assert!(why.starts_with("no sign of life for"), "{why}");
-        server.signal("-CONT");
+        server.signal(Signal::CONT);
         heal(&client);
         work(&client);
     }
