@@ -117,6 +117,8 @@ const SWEEP_INTERVAL_MS: u64 = 100;
 const SWEEP_BACKLOG_INTERVAL_MS: u64 = 10;
 /// Records of the expiry index that one sweep looks at. Bounds how long it holds up the loop.
 const SWEEP_RECORDS_MAX: usize = 500;
+/// Bytes that an operation on a key takes beside the key, generously.
+const SWEEP_RECORD_OVERHEAD_BYTES: usize = 64;
 /// How soon a write that the engine was too busy for is tried again, in milliseconds.
 const BUSY_RETRY_MS: u64 = 5;
 
@@ -233,7 +235,9 @@ impl<E: Engine> Node<E> {
             let mut interval_ms = SWEEP_INTERVAL_MS;
             // A node that cannot keep up with its clients does not add work of its own.
             if !self.is_congested() && !self.replica.is_behind() {
-                let sweep = self.replica.sweep(now, self.sweep_from_ms, SWEEP_RECORDS_MAX, &self.engine)?;
+                self.end_turn();
+                let records_max = self.sweep_records_max();
+                let sweep = self.replica.sweep(now, self.sweep_from_ms, records_max, &self.engine)?;
                 self.sweep_from_ms = sweep.resume_ms;
                 self.stats.expired_keys += sweep.keys_removed;
                 if sweep.more {
@@ -243,6 +247,13 @@ impl<E: Engine> Node<E> {
             self.next_sweep_us = now.wall_us + interval_ms * 1000;
         }
         Ok(())
+    }
+
+    /// What one sweep removes must fit into one entry, even if all keys are as long as they may be: each is named twice,
+    /// in its own record and in the index.
+    fn sweep_records_max(&self) -> usize {
+        let record_bytes = 2 * (self.limits.commands.key_bytes_max + SWEEP_RECORD_OVERHEAD_BYTES);
+        (self.limits.entry_bytes_max / 2 / record_bytes).clamp(1, SWEEP_RECORDS_MAX)
     }
 
     /// When to call [`Node::handle_timeout`] next, in milliseconds from `now`.

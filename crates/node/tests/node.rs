@@ -20,12 +20,9 @@ impl Host for Nowhere {
 }
 
 fn limits() -> NodeLimits {
-    NodeLimits {
-        commands: Limits { value_bytes_max: 3 << 20, reply_bytes_max: 5 << 20, ..Limits::default() },
-        multi_bytes_max: 64 << 20,
-        entry_bytes_max: 5 << 20,
-        inflight_bytes_max: 1 << 20,
-    }
+    let commands =
+        Limits { key_bytes_max: 8 << 10, value_bytes_max: 3 << 20, reply_bytes_max: 5 << 20, ..Limits::default() };
+    NodeLimits { commands, multi_bytes_max: 64 << 20, entry_bytes_max: 5 << 20, inflight_bytes_max: 1 << 20 }
 }
 
 /// A node with an engine in memory and a log that is durable when the test says so.
@@ -306,7 +303,7 @@ fn expired_keys_go_unasked() {
         driver.end_turn();
         driver.sync_all();
         rounds += 1;
-        assert!(rounds < 10, "three sweeps of 500 are enough");
+        assert!(rounds < 10, "eight sweeps of 158 keys are enough");
     }
     assert_eq!(driver.call(client, "TTL stays"), ":100");
 }
@@ -514,4 +511,23 @@ fn an_http_request_is_hung_up_on_before_its_body() {
     driver.end_turn();
     assert_eq!((driver.replies(client).as_str(), &driver.events[..]), ("", &["close"][..]));
     assert!(driver.submitted.is_empty());
+}
+
+#[test]
+fn a_sweep_of_the_longest_keys_fits_an_entry() {
+    let mut driver = Driver::new();
+    let client = driver.connect();
+    for n in 0..1500 {
+        let key = format!("{n:08000}");
+        assert_eq!(driver.settle(client, &format!("SET {key} v PX 50")), "+OK");
+    }
+    driver.now.wall_us += 1_000_000;
+    while driver.call(client, "DBSIZE") != ":0" {
+        driver.now.wall_us += driver.node.poll_timeout(driver.now) * 1000;
+        driver.node.handle_timeout(driver.now).unwrap();
+        driver.end_turn();
+        assert!(driver.submitted.iter().all(|append| append.payload.len() <= limits().entry_bytes_max));
+        assert!(!driver.submitted.is_empty(), "there is more to remove");
+        driver.sync_all();
+    }
 }
