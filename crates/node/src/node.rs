@@ -198,11 +198,6 @@ impl<E: Engine> Node<E> {
         self.sessions.close(session);
     }
 
-    /// Whether a session still waits for replies.
-    pub fn owes(&self, session: SessionId) -> bool {
-        self.sessions.get(session).is_some_and(|session| !session.waiting.is_empty())
-    }
-
     /// The turn of the loop ends: what its commands wrote becomes one entry.
     pub fn end_turn(&mut self) {
         if let Some(append) = self.replica.seal() {

@@ -531,3 +531,29 @@ fn a_sweep_of_the_longest_keys_fits_an_entry() {
         driver.sync_all();
     }
 }
+
+#[test]
+fn an_error_waits_for_the_replies_before_it() {
+    let mut driver = Driver::new();
+    let client = driver.connect();
+    driver.request(client, "SET k v");
+    driver.request(client, "GET");
+    driver.request(client, "MULTI");
+    driver.end_turn();
+    assert_eq!(driver.replies(client), "", "neither needs the disk, both are behind what does");
+    driver.sync_one();
+    assert_eq!(driver.replies(client), "+OK | -ERR wrong number of arguments for 'get' command | +OK");
+}
+
+#[test]
+fn a_watched_key_that_was_found_expired_stays_gone() {
+    let mut driver = Driver::new();
+    let client = driver.connect();
+    driver.settle(client, "SET k 1 PX 50");
+    driver.settle(client, "WATCH k");
+    driver.now.wall_us += 100_000;
+    driver.call(client, "MULTI");
+    assert_eq!(driver.settle(client, "EXEC"), "*-1");
+    driver.now.wall_us -= 90_000;
+    assert_eq!(driver.settle(client, "EXISTS k"), ":0");
+}
