@@ -6,6 +6,8 @@
 // A binary has no outside: `pub` in it speaks between its modules.
 #![allow(unreachable_pub)]
 
+#[allow(dead_code)] // its snapshot comes with the peers
+mod admin;
 mod cli;
 mod clock;
 mod config;
