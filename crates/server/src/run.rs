@@ -16,7 +16,9 @@ use signal_hook::iterator::Signals;
 use crate::clock::random_u64;
 use crate::config::Config;
 use crate::data_dir::DataDir;
+use crate::founding::{self, Founded};
 use crate::front::{Fatal, Front, Mail, Parts};
+use crate::identity::node_text;
 use crate::store::{self, Flusher, SharedEngine};
 
 /// How long clients may take to receive their last replies once the node was asked to stop.
@@ -32,12 +34,13 @@ const OUTPUT_REPLIES: usize = 2;
 ///
 /// It could not start; or it had to stop, then the error is a [`Fatal`].
 pub fn run(config: &Config) -> anyhow::Result<()> {
-    let dir = DataDir::open(&config.data_dir, random_u64())?;
+    let dir = DataDir::open(&config.data_dir)?;
     check_port(config.listen)?;
+    let (dir, founded) = founding::found(dir, &config.cluster)?;
     let engine: SharedEngine = Arc::new(open_engine(config, &dir)?);
     let log: Arc<dyn Log> = Arc::new(open_log(config, &dir)?);
     let limits = node_limits(config, &*log);
-    let facts = facts(config, &dir);
+    let facts = facts(config, &dir, &founded);
     let node = store::restore(engine.clone(), &*log, limits, facts)?;
 
     let (wake_flusher, flusher_woken) = sync_channel(1);
@@ -57,7 +60,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let flusher = Flusher::start(engine.clone(), log.clone(), event_loop.mailbox(), flusher_woken)
         .context("cannot start the flusher's thread")?;
     stop_on_signal(event_loop.mailbox())?;
-    greet(&dir, local);
+    greet(&dir, &founded, local);
 
     let front = event_loop.run().map_err(Fatal::Loop)?;
     let fatal = front.into_fatal();
@@ -98,10 +101,10 @@ fn node_limits(config: &Config, log: &dyn Log) -> NodeLimits {
     }
 }
 
-fn facts(config: &Config, dir: &DataDir) -> Facts {
+fn facts(config: &Config, dir: &DataDir, founded: &Founded) -> Facts {
     let bytes = |bytes: usize| bytes.to_string();
     Facts {
-        node_id: dir.node_id().to_owned(),
+        node_id: node_text(founded.identity.node),
         pid: std::process::id(),
         port: config.listen.port(),
         version: env!("CARGO_PKG_VERSION"),
@@ -168,10 +171,10 @@ fn stop_on_signal(mailbox: Mailbox<Mail>) -> anyhow::Result<()> {
 }
 
 #[allow(clippy::print_stdout)]
-fn greet(dir: &DataDir, local: SocketAddr) {
+fn greet(dir: &DataDir, founded: &Founded, local: SocketAddr) {
     let ip = if local.ip().is_unspecified() { "127.0.0.1".to_owned() } else { local.ip().to_string() };
     println!("dstore {} listens on {local}", env!("CARGO_PKG_VERSION"));
-    println!("  data  {} (node {})", dir.path().display(), dir.node_id());
+    println!("  data  {} (node {})", dir.path().display(), node_text(founded.identity.node));
     println!("  pid   {}", std::process::id());
     println!("  try   redis-cli -h {ip} -p {} set greeting hello", local.port());
 }
