@@ -152,10 +152,7 @@ impl Group {
     /// Whether the applied state is the latest there is, by the lease, at `now`.
     pub(crate) fn is_latest(&self, now: Time) -> bool {
         let applied = self.replica.applied().position.index;
-        self.serving().is_some()
-            && self.lease_reads
-            && applied.0 == self.raft.commit().0
-            && self.raft.holds_lease(now)
+        self.serving().is_some() && self.lease_reads && applied.0 == self.raft.commit().0 && self.raft.holds_lease(now)
     }
 
     /// Asks when the state may be read; the answer is an [`Event`]. False if there is nobody to ask.

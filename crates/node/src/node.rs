@@ -480,8 +480,7 @@ impl<E: Engine> Node<E> {
     /// The engine was flushed: a power loss would leave each range at least here. Cuts the log as far as nobody needs it.
     pub fn handle_flushed(&mut self, persisted: &[(RangeId, LogIndex)]) {
         let mut events = Vec::new();
-        let mut effects =
-            Effects { outputs: &mut self.outputs, writes: &mut self.writes, events: &mut events };
+        let mut effects = Effects { outputs: &mut self.outputs, writes: &mut self.writes, events: &mut events };
         for (range, index) in persisted {
             if let Some(group) = self.groups.get_mut(range) {
                 group.cut(*index, &mut effects);
@@ -591,8 +590,7 @@ impl<E: Engine> Node<E> {
     /// Applies what a busy engine refused before.
     fn catch_up(&mut self) -> Result<(), NodeError> {
         let mut events = Vec::new();
-        let mut effects =
-            Effects { outputs: &mut self.outputs, writes: &mut self.writes, events: &mut events };
+        let mut effects = Effects { outputs: &mut self.outputs, writes: &mut self.writes, events: &mut events };
         for group in self.groups.values_mut() {
             group.apply(&self.engine, &mut effects)?;
         }

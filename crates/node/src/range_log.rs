@@ -55,8 +55,7 @@ impl raft::LogStorage for RangeLog {
         bytes_max: u64,
     ) -> Result<Vec<raft::Entry>, raft::ReadLogError> {
         let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-        let found =
-            self.log.entries(self.range, storage::LogIndex(from.0), storage::LogIndex(to.0).next(), bytes_max);
+        let found = self.log.entries(self.range, storage::LogIndex(from.0), storage::LogIndex(to.0).next(), bytes_max);
         match found {
             // An entry of a kind that this version does not know ends what can be read.
             Ok(entries) => {

@@ -129,13 +129,7 @@ impl<E: Engine> Node<E> {
     }
 
     /// Notes which of its lives a gateway is in. False for a copy of a request that a newer one has overtaken.
-    fn hear_gateway(
-        &mut self,
-        now: Now,
-        range: RangeId,
-        node: u64,
-        life: (u64, u64),
-    ) -> Result<bool, NodeError> {
+    fn hear_gateway(&mut self, now: Now, range: RangeId, node: u64, life: (u64, u64)) -> Result<bool, NodeError> {
         let Some(group) = self.groups.get_mut(&range) else { return Ok(false) };
         let known = group.desk.gateways.get(&node).copied();
         if known.is_some_and(|known| life < known) {

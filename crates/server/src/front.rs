@@ -176,7 +176,11 @@ impl Front {
     }
 
     /// The same from outside of a turn's usual course: makes sure that a turn follows.
-    fn drive_soon(&mut self, net: &mut Net<Front>, call: impl FnOnce(&mut Node<SharedEngine>) -> Result<(), NodeError>) {
+    fn drive_soon(
+        &mut self,
+        net: &mut Net<Front>,
+        call: impl FnOnce(&mut Node<SharedEngine>) -> Result<(), NodeError>,
+    ) {
         self.drive(net, call);
         if let Some(timer) = self.timer {
             net.update_timer(timer, net.now());

@@ -26,11 +26,7 @@ impl Flusher {
     /// # Errors
     ///
     /// The system has no thread to give.
-    pub fn start(
-        engine: SharedEngine,
-        mailbox: Mailbox<Mail>,
-        woken: Receiver<()>,
-    ) -> std::io::Result<Flusher> {
+    pub fn start(engine: SharedEngine, mailbox: Mailbox<Mail>, woken: Receiver<()>) -> std::io::Result<Flusher> {
         let work = move || {
             while woken.recv().is_ok() {
                 let result = flush(&engine).map_err(|error| format!("{error:#}"));

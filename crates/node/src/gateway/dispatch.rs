@@ -259,13 +259,7 @@ impl<E: Engine> Node<E> {
     }
 
     /// The replies of a transaction, those of the range in their places.
-    fn combine(
-        &mut self,
-        now: Now,
-        id: SessionId,
-        parts: Vec<Part>,
-        replies: Vec<Reply>,
-    ) -> Result<Reply, NodeError> {
+    fn combine(&mut self, now: Now, id: SessionId, parts: Vec<Part>, replies: Vec<Reply>) -> Result<Reply, NodeError> {
         if parts.iter().all(|part| matches!(part, Part::Range)) {
             return Ok(Reply::Array(replies));
         }
@@ -282,13 +276,7 @@ impl<E: Engine> Node<E> {
 
     /// The outcomes of a session's batch are there, or of the first part of it: its replies leave, and those behind them
     /// that waited.
-    pub(crate) fn complete(
-        &mut self,
-        now: Now,
-        id: SessionId,
-        first: u64,
-        done: Vec<Done>,
-    ) -> Result<(), NodeError> {
+    pub(crate) fn complete(&mut self, now: Now, id: SessionId, first: u64, done: Vec<Done>) -> Result<(), NodeError> {
         let Some(session) = self.sessions.get_mut(id) else { return Ok(()) };
         let Some(outstanding) = session.outstanding.take_if(|outstanding| outstanding.batch.first == first) else {
             return Ok(());

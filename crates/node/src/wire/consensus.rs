@@ -222,11 +222,7 @@ mod tests {
             Body::VoteReply { granted: false },
             Body::Append {
                 prev: id,
-                entries: vec![
-                    entry(18, EntryKind::Normal),
-                    entry(19, EntryKind::Blank),
-                    entry(20, EntryKind::Config),
-                ],
+                entries: vec![entry(18, EntryKind::Normal), entry(19, EntryKind::Blank), entry(20, EntryKind::Config)],
                 commit: LogIndex(16),
             },
             Body::AppendAccepted { matched: LogIndex(18) },
