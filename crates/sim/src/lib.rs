@@ -5,3 +5,4 @@ pub mod network;
 pub mod peers;
 pub mod random;
 pub mod time;
+pub mod workload;
