@@ -224,10 +224,19 @@ impl Replica {
         Ok((!outcome.needs_time).then_some(outcome.reply))
     }
 
-    /// The version of a key, as commands in the log's order see it.
-    pub(crate) fn version<E: Engine>(&mut self, now: Now, db: u8, key: &[u8], engine: &E) -> Result<u64, NodeError> {
-        let stamp = self.open(now).stamp;
-        Ok(dstore_kv::version_of(&self.view(Order::Logged, engine), db, key, stamp)?)
+    /// The version of a key, as commands in this order see it.
+    pub(crate) fn version<E: Engine>(
+        &mut self,
+        now: Now,
+        order: Order,
+        (db, key): (u8, &[u8]),
+        engine: &E,
+    ) -> Result<u64, NodeError> {
+        let stamp = match order {
+            Order::Applied => self.applied.stamp,
+            Order::Logged => self.open(now).stamp,
+        };
+        Ok(dstore_kv::version_of(&self.view(order, engine), db, key, stamp)?)
     }
 
     /// Whoever is told now that a key has expired must find it so for ever: the open entry carries its time into the

@@ -321,10 +321,9 @@ impl<E: Engine> Node<E> {
                 })
             }
             Work::Watch { db, keys } => {
-                let Some(group) = self.groups.get_mut(&range).filter(|group| group.serving().is_some()) else {
-                    return Ok(Tried::NeedsTime);
-                };
-                let version = |key: &Bytes| group.replica.version(now, *db, key, &self.engine);
+                let Some(group) = self.groups.get_mut(&range) else { return Ok(Tried::NeedsTime) };
+                // In the batch's own order: a GET behind it must not see less than it has remembered.
+                let version = |key: &Bytes| group.replica.version(now, order, (*db, key), &self.engine);
                 let versions: Result<Vec<u64>, NodeError> = keys.iter().map(version).collect();
                 Ok(Tried::Done(Done::Versions(versions?)))
             }
@@ -364,7 +363,7 @@ impl<E: Engine> Node<E> {
     fn unchanged(&mut self, now: Now, range: RangeId, watched: &[Watched]) -> Result<bool, NodeError> {
         let Some(group) = self.groups.get_mut(&range) else { return Ok(false) };
         for Watched { db, key, version } in watched {
-            let current = group.replica.version(now, *db, key, &self.engine)?;
+            let current = group.replica.version(now, Order::Logged, (*db, key), &self.engine)?;
             if current != *version {
                 if current == 0 {
                     // It may have gone by expiring, and must not be found there later.
