@@ -75,6 +75,7 @@ pub fn encode(reply: &Reply, version: ProtocolVersion, sink: &mut impl ReplySink
             put_payload(sink, text);
         }
         Reply::Verbatim(_, text) => put_bulk(sink, text),
+        Reply::Encoded(bytes) => put_bytes(sink, bytes),
     }
 }
 
@@ -91,12 +92,17 @@ fn put_bulk(sink: &mut impl ReplySink, bytes: &Bytes) {
 }
 
 fn put_payload(sink: &mut impl ReplySink, bytes: &Bytes) {
+    put_bytes(sink, bytes);
+    sink.buffer().extend_from_slice(b"\r\n");
+}
+
+/// Bytes as they are: the long are handed over, the short copied.
+fn put_bytes(sink: &mut impl ReplySink, bytes: &Bytes) {
     if bytes.len() >= HAND_OVER_BYTES_MIN {
         sink.put_bytes(bytes.clone());
     } else {
         sink.buffer().extend_from_slice(bytes);
     }
-    sink.buffer().extend_from_slice(b"\r\n");
 }
 
 fn put_short_bulk(buffer: &mut Vec<u8>, bytes: &[u8]) {

@@ -36,6 +36,9 @@ pub enum Reply {
     Push(Vec<Reply>),
     /// Text with a three-letter format, such as `txt`.
     Verbatim(&'static str, Bytes),
+    /// One whole reply that is encoded already, in the version its reader speaks: written as it is. For what another
+    /// node has answered. Nothing checks it: whoever makes one vouches that it is exactly one reply, and in that version.
+    Encoded(Bytes),
 }
 
 impl Reply {
@@ -52,7 +55,7 @@ impl Reply {
         size_of::<Reply>()
             + match self {
                 Reply::Status(text) | Reply::Error(text) | Reply::Bulk(text) | Reply::Verbatim(_, text) => text.len(),
-                Reply::BigNumber(digits) => digits.len(),
+                Reply::BigNumber(bytes) | Reply::Encoded(bytes) => bytes.len(),
                 Reply::Array(items) | Reply::Set(items) | Reply::Push(items) => {
                     items.iter().map(Reply::bytes_len).sum()
                 }

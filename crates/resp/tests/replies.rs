@@ -105,6 +105,24 @@ fn a_large_string_is_handed_over_without_a_copy() {
 }
 
 #[test]
+fn an_encoded_reply_leaves_as_it_came() {
+    let short = Reply::Encoded(Bytes::from_static(b"*2\r\n:1\r\n_\r\n"));
+    let whole = Bytes::from([&b"$5000\r\n"[..], &[b'x'; 5000], b"\r\n"].concat());
+    let mut sink = Pieces::default();
+    let block = Reply::Array(vec![Reply::OK, short.clone(), Reply::Encoded(whole.clone()), Reply::Integer(2)]);
+    encode(&block, ProtocolVersion::Resp3, &mut sink);
+    assert_eq!(sink.pieces.len(), 2);
+    assert_eq!(sink.pieces[1].as_ptr(), whole.as_ptr(), "the long one is handed over");
+    let together = [&sink.pieces.concat()[..], &sink.buffer].concat();
+    let expected = [&b"*4\r\n+OK\r\n*2\r\n:1\r\n_\r\n"[..], &whole, b":2\r\n"].concat();
+    assert_eq!(together, expected);
+    for version in [ProtocolVersion::Resp2, ProtocolVersion::Resp3] {
+        assert_eq!(encoded(&short, version), r"*2\r\n:1\r\n_\r\n", "the version chosen here has no say");
+    }
+    assert!(Reply::Encoded(whole).bytes_len() > 5000);
+}
+
+#[test]
 fn bytes_that_are_no_reply_are_refused() {
     let error = |input: &[u8]| {
         let mut decoder = ReplyDecoder::new(ReplyLimits { reply_bytes_max: 1000 });

@@ -13,7 +13,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 
-pub use self::cluster::{ClusterConfig, HOW_TO_MAKE_A_SECRET, Password, PeerAddress};
+pub use self::cluster::{ClusterConfig, HOW_TO_MAKE_A_SECRET, Password, PeerAddress, Reads};
 pub use self::level::LogLevel;
 pub use self::settings::Settings;
 pub use self::size::ByteSize;
