@@ -10,8 +10,10 @@
 mod admin;
 mod cli;
 mod clock;
+mod cluster;
 mod config;
 mod data_dir;
+mod demo;
 mod founding;
 mod front;
 mod host;
@@ -29,7 +31,7 @@ const EXIT_FATAL: u8 = 3;
 
 fn main() -> ExitCode {
     match cli::main() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             let code = if error.is::<front::Fatal>() { EXIT_FATAL } else { EXIT_REFUSED };
             // One line, whatever it is made of.

@@ -243,6 +243,26 @@ fn stop_on_signal(mailbox: Mailbox<Mail>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Standard input that ends is a request to stop, as SIGTERM is.
+///
+/// # Errors
+///
+/// The system has no thread to give.
+pub fn stop_with_stdin() -> anyhow::Result<()> {
+    let wait = || {
+        // Whatever comes is thrown away; an error is an end too.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        if signal_hook::low_level::raise(SIGTERM).is_err() {
+            std::process::exit(128 + SIGTERM);
+        }
+    };
+    std::thread::Builder::new()
+        .name("stdin".to_owned())
+        .spawn(wait)
+        .context("cannot start the thread of standard input")?;
+    Ok(())
+}
+
 #[allow(clippy::print_stdout)]
 fn greet(dir: &DataDir, founded: &Founded, local: SocketAddr) {
     let ip = if local.ip().is_unspecified() { "127.0.0.1".to_owned() } else { local.ip().to_string() };
