@@ -1,6 +1,7 @@
 //! The deterministic simulator: a cluster in one thread, on a seed.
-//!
-//! So far the checkers of its histories.
 
 pub mod checker;
+pub mod network;
+pub mod peers;
 pub mod random;
+pub mod time;
