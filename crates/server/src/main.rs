@@ -1,17 +1,22 @@
 //! The `dstore` binary: its command line, its configuration, and the threads of a node.
 //!
 //! The only place where real sockets, disks, clocks and random seeds are chosen. `cli` reads what the user wants,
-//! `run` puts a node together and takes it apart, `front` joins the node's core to its event loop, `store` to its disk.
+//! `founding` makes it a member of a cluster, `run` puts a node together and takes it apart, `front` joins the node's core to its event loop, `store` to its disk.
 
 // A binary has no outside: `pub` in it speaks between its modules.
 #![allow(unreachable_pub)]
 
+#[allow(dead_code)] // its snapshot comes with the peers
+mod admin;
 mod cli;
 mod clock;
 mod config;
 mod data_dir;
+mod founding;
 mod front;
 mod host;
+mod identity;
+mod random;
 mod run;
 mod store;
 

@@ -6,12 +6,24 @@ use bytes::Bytes;
 use dstore_resp::{Reply, glob_matches_nocase};
 
 use super::connection::{DATABASES, REDIS_VERSION};
-use crate::Now;
+use crate::{NodeStatus, Now};
 
 /// What only the process around a node can know, asked for when INFO needs it.
 pub trait Host {
     /// Memory and processor use of the process so far.
     fn usage(&self) -> Usage;
+
+    /// How large the log is.
+    fn log(&self) -> LogUse;
+}
+
+/// How large a node's log is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogUse {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Entries of all ranges.
+    pub entries: u64,
 }
 
 /// Memory and processor use of a process.
@@ -40,6 +52,10 @@ pub struct Facts {
     pub settings: Vec<(&'static str, String)>,
     /// Clients that may be connected at once.
     pub clients_max: usize,
+    /// Where clients connect to, `ip:port`; empty until it is known.
+    pub client_address: String,
+    /// What clients must tell before anything else.
+    pub password: Option<Bytes>,
 }
 
 /// Counters since the start.
@@ -68,14 +84,15 @@ pub(crate) struct Report<'a> {
     pub(crate) started_us: u64,
     pub(crate) clients: usize,
     pub(crate) engine: Vec<(&'static str, String)>,
-    pub(crate) applied: u64,
-    pub(crate) appended: u64,
+    pub(crate) status: NodeStatus,
+    pub(crate) log: LogUse,
     pub(crate) inflight_bytes: usize,
     /// Keys per database.
     pub(crate) keys: [u64; DATABASES as usize],
 }
 
-const SECTIONS: &[&str] = &["server", "clients", "memory", "persistence", "stats", "replication", "cpu", "keyspace"];
+const SECTIONS: &[&str] =
+    &["server", "clients", "memory", "persistence", "stats", "replication", "raft", "cpu", "keyspace"];
 
 /// INFO [section ...]
 pub(crate) fn info(args: &[Bytes], report: &Report<'_>) -> Reply {
@@ -142,6 +159,7 @@ fn section_lines(section: &str, report: &Report<'_>) -> Vec<String> {
         "replication" => {
             vec!["# Replication".to_owned(), "role:master".to_owned(), "connected_slaves:0".to_owned()]
         }
+        "raft" => raft_lines(report),
         "cpu" => {
             let seconds = |us: u64| format!("{}.{:06}", us / 1_000_000, us % 1_000_000);
             vec![
@@ -165,10 +183,34 @@ fn persistence_lines(report: &Report<'_>) -> Vec<String> {
         "loading:0".to_owned(),
         "aof_enabled:1".to_owned(),
         "aof_last_write_status:ok".to_owned(),
-        format!("dstore_log_index:{}", report.appended),
-        format!("dstore_applied_index:{}", report.applied),
+        format!("dstore_log_bytes:{}", report.log.bytes),
     ];
     lines.extend(report.engine.iter().map(|(name, value)| format!("dstore_{name}:{value}")));
+    lines
+}
+
+fn raft_lines(report: &Report<'_>) -> Vec<String> {
+    let status = &report.status;
+    let mut lines = vec!["# Raft".to_owned(), format!("raft_node:{:016x}", status.node)];
+    if let Some(range) = status.user_range() {
+        let leader = range.leader.map(|leader| format!("{leader:016x}")).unwrap_or_default();
+        lines.extend([
+            format!("raft_role:{}", range.role),
+            format!("raft_term:{}", range.term),
+            format!("raft_leader:{leader}"),
+            format!("raft_serving:{}", u8::from(range.is_serving)),
+            format!("raft_commit:{}", range.commit),
+            format!("raft_applied:{}", range.applied),
+            format!("raft_last:{}", range.last),
+            format!("raft_log_entries:{}", range.last - range.begin),
+        ]);
+    }
+    lines.push(format!("raft_log_bytes:{}", report.log.bytes));
+    lines.push(format!("raft_members:{}", status.members.len()));
+    for (at, member) in status.members.iter().enumerate() {
+        let (peer, client) = (&member.peer_address, &member.client_address);
+        lines.push(format!("raft_member{at}:id={:016x},peer={peer},client={client}", member.node));
+    }
     lines
 }
 
