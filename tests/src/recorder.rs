@@ -10,7 +10,7 @@
 //!
 //! Any other error is a failure of the test. What was recorded is judged by [`crate::verdict`].
 //!
-//! Lists are left behind when they have [`LIST_TOKENS_MAX`] tokens, so that histories grow with the number of requests and
+//! Each recorder has lists of its own, so histories may follow each other on one cluster. Lists are left behind when they have [`LIST_TOKENS_MAX`] tokens, so that histories grow with the number of requests and
 //! not with its square.
 
 use std::collections::BTreeMap;
@@ -58,6 +58,8 @@ pub enum Habit {
 #[derive(Debug)]
 struct Shared {
     dialer: Dialer,
+    /// Tells this recorder's lists from those of others.
+    number: u32,
     began: Instant,
     stop: AtomicBool,
     next_token: AtomicU64,
@@ -105,8 +107,10 @@ pub struct Recorder {
 impl Recorder {
     /// Begins a history without clients.
     pub fn new(cluster: &Cluster, seed: u64) -> Recorder {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
         let shared = Shared {
             dialer: cluster.dialer(),
+            number: NEXT.fetch_add(1, Ordering::Relaxed),
             began: Instant::now(),
             stop: AtomicBool::new(false),
             next_token: AtomicU64::new(0),
@@ -258,7 +262,7 @@ impl Observer {
 
     /// Makes one request and records it. False when the connection is of no more use.
     fn transact(&mut self, client: &mut Client, mut ops: Vec<MicroOp>) -> bool {
-        let (request, replies) = packed(&ops);
+        let (request, replies) = packed(&ops, self.shared.number);
         let invoked = self.shared.now();
         let answer = ask(client, &request, replies);
         let completed = self.shared.now();
@@ -297,7 +301,8 @@ enum Answer {
 }
 
 /// The request's bytes, and how many replies it gets.
-fn packed(ops: &[MicroOp]) -> (Vec<u8>, usize) {
+fn packed(ops: &[MicroOp], recorder: u32) -> (Vec<u8>, usize) {
+    let name = |key: Key| format!("list:{recorder}:{key}");
     let mut request = Vec::new();
     if ops.len() > 1 {
         pack(&mut request, &[b"MULTI"]);
@@ -315,10 +320,6 @@ fn packed(ops: &[MicroOp]) -> (Vec<u8>, usize) {
         return (request, ops.len() + 2);
     }
     (request, 1)
-}
-
-fn name(key: Key) -> String {
-    format!("list:{key}")
 }
 
 fn ask(client: &mut Client, request: &[u8], replies: usize) -> Answer {
