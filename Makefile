@@ -1,4 +1,4 @@
-# Two commands do everything: `make run` builds and starts a node, `make test` runs every check and test.
+# Two commands do everything: `make run` builds and starts a cluster of three nodes, `make test` runs every check and test.
 # System packages that are missing are installed on the way (Debian).
 
 # One target directory keeps RocksDB compiled. Continuous integration starts from a fresh clone, so there it lives in
@@ -16,7 +16,7 @@ CARGO_FLAGS := --release --locked
 .PHONY: help run build test test-power-loss fmt packages test-packages bench-first bench-net bench-raft bench-rpc
 
 help:
-	@echo "make run [ARGS=\"--listen 127.0.0.1:7001 --data-dir X\"]   build and start a node"
+	@echo "make run [ARGS=\"--nodes 5 --keep\"]   build and start a cluster on this machine"
 	@echo "make test                 format, lints, docs, and all tests"
 	@echo "make test-power-loss      lose power 20 times in a row under write load"
 	@echo "make build                build the dstore binary"
@@ -34,10 +34,10 @@ test-packages: packages
 build: packages
 	cargo build $(CARGO_FLAGS) -p dstore-server
 
-# ARGS are the flags of `dstore start`; the data directory defaults to ./data.
+# ARGS are the flags of `dstore demo`. For a node of a cluster to stay: `dstore start --help`.
 ARGS ?=
 run: build
-	@exec $(CARGO_TARGET_DIR)/release/dstore start $(if $(findstring --data-dir,$(ARGS)),,--data-dir data) $(ARGS)
+	@exec $(CARGO_TARGET_DIR)/release/dstore demo $(ARGS)
 
 fmt:
 	cargo fmt --all

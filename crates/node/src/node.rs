@@ -14,7 +14,7 @@ use prost::Message as _;
 
 use crate::entry::EntryError;
 use crate::gateway::{
-    ClientAddress, DATABASES, DEADLINE_INTERVAL, Facts, Host, RETRY_INTERVAL, Report, SessionId, Sessions, Stats, info,
+    ClientAddress, DEADLINE_INTERVAL, Facts, Host, RETRY_INTERVAL, Report, SessionId, Sessions, Stats, info,
 };
 use crate::group::{Effects, Event, Group, GroupParts, Writes};
 use crate::replica::Applied;
@@ -275,7 +275,7 @@ pub struct Node<E> {
     pub(crate) stats: Stats,
     pub(crate) outputs: VecDeque<Output>,
     writes: Writes,
-    host: Box<dyn Host>,
+    pub(crate) host: Box<dyn Host>,
     started_us: u64,
     next_sweep_us: u64,
     /// No record of the expiry index is due before this time.
@@ -707,19 +707,10 @@ impl<E: Engine> Node<E> {
 
     pub(crate) fn info(&self, now: Now, args: &[Bytes]) -> Result<Reply, NodeError> {
         let engine = self.engine.stats();
-        let mut keys = [0; DATABASES as usize];
-        for (db, keys) in (0..).zip(&mut keys) {
-            if let Some(group) = self.groups.get(&USER_RANGE) {
-                *keys = group.replica.key_count(db, &self.engine)?;
-            }
-        }
         let report = Report {
             facts: &self.facts,
-            stats: self.stats,
-            usage: self.host.usage(),
             now,
             started_us: self.started_us,
-            clients: self.sessions.len(),
             engine: vec![
                 ("data_disk_bytes", engine.disk_bytes.to_string()),
                 ("data_unflushed_bytes", engine.unflushed_bytes.to_string()),
@@ -728,9 +719,7 @@ impl<E: Engine> Node<E> {
                 ("data_writes_refused_busy", engine.busy_total.to_string()),
             ],
             status: self.status()?,
-            log: self.host.log(),
             inflight_bytes: self.groups.values().map(|group| group.replica.inflight_bytes()).sum(),
-            keys,
         };
         Ok(info(args, &report))
     }

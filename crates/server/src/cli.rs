@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cluster::status::{ClusterStatus, Verdict};
 use crate::config::{ByteSize, Settings};
+use crate::console::say;
 use crate::{demo, run};
 
 /// A strongly consistent key-value store that any Redis client can talk to.
@@ -158,7 +159,6 @@ impl Demo {
 }
 
 impl Status {
-    #[allow(clippy::print_stdout)] // what it is for
     fn run(self) -> anyhow::Result<ExitCode> {
         let read = |path: PathBuf| {
             std::fs::read_to_string(&path).with_context(|| format!("cannot read the password {}", path.display()))
@@ -166,9 +166,9 @@ impl Status {
         let password = self.password_file.map(read).transpose()?;
         let status = ClusterStatus::gather(&self.node, password.as_deref().map(str::trim))?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&status)?);
+            say(&format!("{}\n", serde_json::to_string_pretty(&status)?));
         } else {
-            print!("{}", status.table());
+            say(&status.table());
         }
         let healthy = status.verdict == Verdict::Healthy;
         Ok(if healthy { ExitCode::SUCCESS } else { ExitCode::FAILURE })

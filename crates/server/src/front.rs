@@ -10,12 +10,14 @@
 //!
 //! Everything here runs on the loop's thread and never waits: not for the disk, not for a peer.
 
+mod watched;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dstore_net::{
@@ -93,6 +95,8 @@ pub struct Front {
     node: Node<SharedEngine>,
     log: Arc<dyn Log>,
     rpc: Rpc<Front>,
+    identity: dstore_rpc::Identity,
+    started: Instant,
     decoder_limits: dstore_resp::Limits,
     mailbox: Option<Mailbox<Mail>>,
     flusher: SyncSender<()>,
@@ -126,6 +130,8 @@ pub struct Parts {
     pub log: Arc<dyn Log>,
     /// The connections with peers.
     pub rpc: Rpc<Front>,
+    /// Who the node is.
+    pub identity: dstore_rpc::Identity,
     /// Bounds on requests.
     pub decoder_limits: dstore_resp::Limits,
     /// Unsent replies beyond which a client's requests wait.
@@ -143,6 +149,8 @@ impl Front {
             node: parts.node,
             log: parts.log,
             rpc: parts.rpc,
+            identity: parts.identity,
+            started: Instant::now(),
             decoder_limits: parts.decoder_limits,
             mailbox: None,
             flusher: parts.flusher,

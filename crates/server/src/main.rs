@@ -6,12 +6,12 @@
 // A binary has no outside: `pub` in it speaks between its modules.
 #![allow(unreachable_pub)]
 
-#[allow(dead_code)] // its snapshot comes with the peers
 mod admin;
 mod cli;
 mod clock;
 mod cluster;
 mod config;
+mod console;
 mod data_dir;
 mod demo;
 mod founding;

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use super::{Options, say};
+use super::Options;
 use crate::config::ByteSize;
+use crate::console::say;
 use crate::data_dir::DataDir;
 use crate::random;
 
@@ -105,6 +106,11 @@ impl Layout {
         })
     }
 
+    /// Where clients reach the nodes.
+    pub(super) fn addresses(&self) -> Vec<String> {
+        self.nodes.iter().map(|node| node.listen.to_string()).collect()
+    }
+
     /// Whether the data stays when the demo ends.
     pub(super) fn keeps(&self) -> bool {
         !self.removes
@@ -169,11 +175,11 @@ impl Layout {
     /// Removes what the demo has made, unless it is to be kept or still in use.
     pub(super) fn clean_up(&self) {
         if let Some(node) = self.nodes.iter().find(|node| DataDir::is_in_use(&node.data)) {
-            say(&format!("node {} was started by hand and still runs: {} stays", node.number, self.dir.display()));
+            say(&format!("node {} was started by hand and still runs: {} stays\n", node.number, self.dir.display()));
             return;
         }
         if self.keeps() {
-            say(&format!("{} stays", self.dir.display()));
+            say(&format!("{} stays\n", self.dir.display()));
             return;
         }
         let mut removed = Vec::new();
@@ -186,7 +192,7 @@ impl Layout {
         let _ = fs::remove_dir(&self.dir);
         let failed = removed.into_iter().filter_map(Result::err).find(|error| error.kind() != ErrorKind::NotFound);
         if let Some(error) = failed {
-            say(&format!("{} could not be removed whole: {error}", self.dir.display()));
+            say(&format!("{} could not be removed whole: {error}\n", self.dir.display()));
         }
     }
 }

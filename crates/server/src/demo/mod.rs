@@ -10,7 +10,6 @@
 mod layout;
 mod node;
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -22,8 +21,9 @@ use signal_hook::iterator::Signals;
 
 use self::layout::Layout;
 use self::node::NodeProcess;
-use crate::cluster::status::{ClusterStatus, aligned};
+use crate::cluster::status::{ClusterStatus, Verdict, aligned};
 use crate::config::ByteSize;
+use crate::console::say;
 
 /// How long the nodes may take to be ready: they open empty databases, and elect a leader.
 const READY_WITHIN: Duration = Duration::from_secs(60);
@@ -108,15 +108,10 @@ impl Demo {
             self.nodes.push(NodeProcess::start(node, ended)?);
         }
         let until = Instant::now() + READY_WITHIN;
-        let mut place = 0;
-        while place < self.nodes.len() {
-            let Err(why) = self.nodes[place].is_ready() else {
-                place += 1;
-                continue;
-            };
+        while let Some(missing) = self.missing(layout) {
             match self.events.recv_timeout(ASK_AGAIN) {
                 Err(RecvTimeoutError::Timeout) if Instant::now() < until => {}
-                Err(_) => bail!("node {} is not ready: {why}", place + 1),
+                Err(_) => bail!("the cluster is not ready: {missing}"),
                 Ok(Event::Stop) => {
                     self.stopping = true;
                     return Ok(());
@@ -125,6 +120,20 @@ impl Demo {
             }
         }
         Ok(())
+    }
+
+    /// Why the cluster cannot be shown yet: a node is not ready, or the nodes do not all know each other.
+    fn missing(&self, layout: &Layout) -> Option<String> {
+        for (place, node) in self.nodes.iter().enumerate() {
+            if let Err(why) = node.is_ready() {
+                return Some(format!("node {}: {why}", place + 1));
+            }
+        }
+        match ClusterStatus::gather(&layout.addresses(), None) {
+            Ok(status) if status.verdict == Verdict::Healthy => None,
+            Ok(status) => Some(status.summary),
+            Err(error) => Some(format!("{error:#}")),
+        }
     }
 
     /// Says what there is, and reports what becomes of it, until the user has seen enough.
@@ -139,14 +148,14 @@ impl Demo {
                 Event::Ended(place) => {
                     let epitaph = self.nodes[place].epitaph();
                     let again = format!("{} start --config {}", layout.program, layout.nodes[place].config.display());
-                    say(&format!("{epitaph}; to start it again:\n  {again}\n"));
+                    say(&format!("{epitaph}; to start it again:\n  {again}\n\n"));
                 }
             }
         }
     }
 
     fn introduction(&self, layout: &Layout) -> String {
-        let addresses: Vec<String> = layout.nodes.iter().map(|node| node.listen.to_string()).collect();
+        let addresses = layout.addresses();
         let status = ClusterStatus::gather(&addresses, None).ok();
         let told = |listen: SocketAddr| {
             let nodes = status.iter().flat_map(|status| &status.nodes);
@@ -168,7 +177,7 @@ impl Demo {
         format!(
             "{table}\ndata in {dir}{stays}\n\ntry it, on any node:\n  redis-cli -p {first} set greeting hello\n  \
              redis-cli -p {last} get greeting\nkill one, watch, and start it again:\n  kill -9 {pid}\n  \
-             {program} cluster status --node {nodes}\n  {program} start --config {config}\nCtrl-C stops all.\n",
+             {program} cluster status --node {nodes}\n  {program} start --config {config}\nCtrl-C stops all.\n\n",
             table = aligned(&rows),
             dir = layout.dir.display(),
             pid = self.nodes[victim].pid(),
@@ -180,6 +189,9 @@ impl Demo {
 
     /// Stops all nodes in order, and waits. A second request, or too much patience, kills them.
     fn stop(&mut self) {
+        if self.nodes.iter().any(NodeProcess::is_running) {
+            say("stopping the nodes\n");
+        }
         self.nodes.iter_mut().for_each(NodeProcess::ask_to_stop);
         let until = Instant::now() + STOP_WITHIN;
         while self.nodes.iter().any(NodeProcess::is_running) {
@@ -192,9 +204,4 @@ impl Demo {
             }
         }
     }
-}
-
-/// For the user. Whoever reads it may be gone, which must not keep the nodes from being stopped.
-fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
 }
