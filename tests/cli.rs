@@ -106,6 +106,61 @@ fn every_setting_may_stand_in_the_configuration_and_a_flag_wins() {
 }
 
 #[test]
+fn beyond_this_machine_only_with_a_password_or_on_request() {
+    let scratch = Scratch::new("cli");
+    let data = scratch.directory("data");
+    let output = run_to_end(&mut Dstore::on(&data).flags(&["--listen", "0.0.0.0:0"]).command(), b"");
+    assert_refused(&output, &["0.0.0.0:0", "requirepass", "--protected-mode false"]);
+    let server =
+        Dstore::on(&data).flags(&["--listen", "0.0.0.0:0", "--protected-mode", "false"]).start(&scratch).unwrap();
+    assert_eq!(server.stop().code(), Some(0));
+}
+
+#[test]
+fn peers_that_make_no_cluster_are_refused() {
+    let scratch = Scratch::new("cli");
+    let data = scratch.directory("data");
+    let secret = scratch.path().join("secret");
+    std::fs::write(&secret, "as long as it has to be\n").unwrap();
+    let attempt = |flags: &[&str]| run_to_end(&mut Dstore::on(&data).flags(flags).command(), b"");
+    let with_secret = |peers: &str| attempt(&["--peers", peers, "--cluster-secret-file", secret.to_str().unwrap()]);
+    assert_refused(&attempt(&["--peers", "127.0.0.1:1"]), &["--cluster-secret-file", "/dev/urandom"]);
+    assert_refused(&with_secret("127.0.0.1"), &["127.0.0.1", "no port"]);
+    assert_refused(&with_secret("127.0.0.1:1,127.0.0.1:1"), &["127.0.0.1:1 twice"]);
+    assert_refused(&with_secret("127.0.0.1:1,127.0.0.1:2"), &["--peer-listen"]);
+    std::fs::write(&secret, "too short\n").unwrap();
+    assert_refused(&with_secret("127.0.0.1:1"), &[secret.to_str().unwrap(), "16 bytes", "/dev/urandom"]);
+}
+
+#[test]
+fn the_directory_of_one_node_does_not_join_others_by_its_settings() {
+    let scratch = Scratch::new("cli");
+    let data = scratch.directory("data");
+    let secret = scratch.path().join("secret");
+    std::fs::write(&secret, "as long as it has to be").unwrap();
+    assert_eq!(Dstore::on(&data).start(&scratch).unwrap().stop().code(), Some(0));
+    let peers = "127.0.0.1:1,127.0.0.1:2,127.0.0.1:3";
+    let flags = ["--peers", peers, "--cluster-secret-file", secret.to_str().unwrap()];
+    assert_refused(&run_to_end(&mut Dstore::on(&data).flags(&flags).command(), b""), &["names 3", "a cluster of 1"]);
+}
+
+#[test]
+fn a_directory_of_another_format_or_a_damaged_one_is_refused() {
+    let scratch = Scratch::new("cli");
+    let data = scratch.directory("data");
+    assert_eq!(Dstore::on(&data).start(&scratch).unwrap().stop().code(), Some(0));
+    let attempt = || run_to_end(&mut Dstore::on(&data).command(), b"");
+    let identity = std::fs::read_to_string(data.join("IDENTITY")).unwrap();
+    std::fs::write(data.join("IDENTITY"), identity.replace("format = 2", "format = 1")).unwrap();
+    assert_refused(&attempt(), &[data.to_str().unwrap(), "format 1", "format 2"]);
+    std::fs::write(data.join("IDENTITY"), &identity[..identity.len() / 2]).unwrap();
+    assert_refused(&attempt(), &["IDENTITY", "damaged"]);
+    std::fs::write(data.join("IDENTITY"), &identity).unwrap();
+    std::fs::remove_file(data.join("INCARNATION")).unwrap();
+    assert_refused(&attempt(), &["INCARNATION", "damaged", "missing"]);
+}
+
+#[test]
 fn wrong_usage_is_told_from_failure() {
     let output = run_to_end(Command::new(dstore_program()).args(["start", "--no-such-flag"]), b"");
     assert_eq!(output.status.code(), Some(2));

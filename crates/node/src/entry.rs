@@ -22,9 +22,6 @@ use bytes::{BufMut, Bytes, BytesMut};
 use dstore_storage::WriteOp;
 use dstore_storage::layout::Stamp;
 
-/// What the log is told that such a payload is.
-pub const ENTRY_KIND: u8 = 1;
-
 const VERSION: u8 = 1;
 const HEADER_BYTES: usize = 21;
 const OP_HEADER_BYTES: usize = 9;

@@ -1,28 +1,57 @@
-//! The core of a node, sans-IO: sessions, evaluation, the log's entries, and when a reply may leave.
+//! The core of a node, sans-IO: clients' sessions, the way of their commands to the leader of the data, evaluation, and
+//! the replicated log of each range.
 //!
-//! A driver feeds it: requests of clients, "this entry is durable", the time. It answers with [`Output`]s: send this
-//! reply, append that entry. It knows no socket, no file, no thread and no clock, so the server runs it on real ones and
-//! a simulator on a seed.
+//! A driver feeds it: requests of clients, messages and calls of peers, "this write is durable", the time. It answers with
+//! [`Output`]s: send this reply, call that peer, write this. It knows no socket, no file, no thread and no clock, so the
+//! server runs it on real ones and the simulator on a seed.
 //!
 //! ```text
-//! handle_request ──> evaluate ──> open entry                (replies to reads leave at once)
-//! end_turn       ──> seal     ──> Output::Append
-//! handle_durable ──> apply    ──> Output::Reply
+//! handle_request ──> gateway: order of replies, MULTI, WATCH ──> batch
+//! end_turn ──> batch ──> this node leads:    evaluate ──> open entry ──> seal ──> Raft ──> Output::Write, Output::Send
+//!                   └──> another node leads: Output::Call ... handle_reply ──> Output::Reply
+//! handle_durable, handle_message ──> Raft ──> end_turn ──> committed ──> apply ──> Output::Reply, Output::Answer
 //! ```
 //!
-//! Read [`Node`] first, then the `replica` module (how effects become entries and data), then `gateway` (sessions,
-//! MULTI, WATCH).
+//! Read [`Node`] first; then `gateway` (sessions, and the way to the leader), `serve` (what a leader does with a batch),
+//! `group` (consensus and state machine joined), `replica` (how effects become entries and data).
 //!
-//! Caveat: one replica of one range, without peers: an entry is committed once it is durable here.
+//! Caveats: the members of a range are those that founded the cluster, and one range holds all user keys.
 
+/// Whether a test wants this rule broken. Without the feature it is the constant `false`.
+macro_rules! planted {
+    ($node:expr, $bug:ident) => {{
+        #[cfg(feature = "planted")]
+        {
+            $node.planted == Some(crate::Planted::$bug)
+        }
+        #[cfg(not(feature = "planted"))]
+        {
+            false
+        }
+    }};
+}
+
+mod batch;
 mod entry;
 mod gateway;
+mod group;
 mod node;
 mod overlay;
+#[cfg(feature = "planted")]
+mod planted;
+mod range_log;
+mod record;
 mod replica;
+mod serve;
+mod status;
+mod system;
 mod view;
+mod wire;
 
-pub use entry::{ENTRY_KIND, Entry, EntryError};
-pub use gateway::{ClientAddress, Facts, Host, SessionId, Stats, Usage};
-pub use node::{Node, NodeError, NodeLimits, Now, Output, USER_RANGE};
-pub use replica::{Append, Applied};
+pub use entry::{Entry, EntryError};
+pub use gateway::{ClientAddress, Facts, Host, LogUse, SessionId, Stats, Usage};
+pub use node::{Member, Node, NodeError, NodeLimits, NodeParts, Now, Output, SYSTEM_RANGE, USER_RANGE};
+#[cfg(feature = "planted")]
+pub use planted::Planted;
+pub use replica::Applied;
+pub use status::{MemberStatus, NodeStatus, RangeStatus};

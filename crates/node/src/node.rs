@@ -1,21 +1,32 @@
 //! [`Node`]: the core of a node, driven by events and a clock that are handed to it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dstore_kv::{Cursors, Limits};
+use dstore_raft::Time;
 use dstore_resp::{ProtocolVersion, Reply};
-use dstore_storage::{Engine, EngineError, LogIndex, Position, RangeId, Term};
+use dstore_rpc::{Identity, NodeId, RequestId, Status};
+use dstore_storage::{Engine, EngineError, Log, LogError, LogIndex, LogOp, Position, RangeId};
+use prost::Message as _;
 
 use crate::entry::EntryError;
-use crate::gateway::{ClientAddress, DATABASES, Facts, Host, Report, SessionId, Sessions, Stats, info};
-use crate::replica::{Append, Applied, Call, Order, Replica, Tools};
+use crate::gateway::{
+    ClientAddress, DEADLINE_INTERVAL, Facts, Host, RETRY_INTERVAL, Report, SessionId, Sessions, Stats, info,
+};
+use crate::group::{Effects, Event, Group, GroupParts, Writes};
+use crate::replica::Applied;
+use crate::wire::{self, EXECUTE, Execute, RaftBody};
 
 /// The time of an event. A driver samples it after it has read the bytes the event is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// Microseconds since the Unix epoch.
+    /// Microseconds since the Unix epoch: for stamps, and for people.
     pub wall_us: u64,
+    /// A clock that never jumps and runs while the machine sleeps: for leases and timeouts.
+    pub mono: Time,
 }
 
 impl Now {
@@ -25,7 +36,7 @@ impl Now {
     }
 }
 
-/// What bounds a node's memory and work.
+/// What bounds a node's memory and work, and its patience.
 #[derive(Clone, Debug)]
 pub struct NodeLimits {
     /// Limits of single commands.
@@ -34,8 +45,37 @@ pub struct NodeLimits {
     pub multi_bytes_max: usize,
     /// Bytes of one log entry: what a single command or MULTI block may change at once.
     pub entry_bytes_max: usize,
-    /// Bytes of writes on their way to the disk beyond which [`Node::is_congested`].
+    /// Bytes of writes on their way to a quorum beyond which [`Node::is_congested`].
     pub inflight_bytes_max: usize,
+    /// How long a client waits for an answer from the data before he is told that there is none.
+    pub request_timeout: Duration,
+    /// A follower that has not heard from its leader for this long, and up to as long again, stands for election.
+    pub election_timeout: Duration,
+    /// How often a leader proves that it lives.
+    pub heartbeat_interval: Duration,
+    /// How long those who heard the leader grant nobody their vote.
+    pub lease: Duration,
+    /// Answer reads under the leader's lease. Otherwise a quorum is asked.
+    pub lease_reads: bool,
+    /// Answer reads on followers, once the leader has told how far they must have applied.
+    pub follower_reads: bool,
+}
+
+impl Default for NodeLimits {
+    fn default() -> NodeLimits {
+        NodeLimits {
+            commands: Limits::default(),
+            multi_bytes_max: 256 << 20,
+            entry_bytes_max: 68 << 20,
+            inflight_bytes_max: 64 << 20,
+            request_timeout: Duration::from_secs(5),
+            election_timeout: Duration::from_millis(700),
+            heartbeat_interval: Duration::from_millis(70),
+            lease: Duration::from_millis(350),
+            lease_reads: true,
+            follower_reads: false,
+        }
+    }
 }
 
 /// Why a node must stop. None of these is answered to a client: a node that cannot trust its data says nothing more.
@@ -44,12 +84,27 @@ pub enum NodeError {
     /// The engine failed, or gave back something damaged.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// The log took no write at the start.
+    #[error(transparent)]
+    Log(LogError),
     /// A record in the engine is not what it should be.
     #[error(transparent)]
     View(#[from] dstore_kv::ViewError),
     /// The engine's applied state cannot be read.
     #[error("the applied state in the data is damaged, or of a version this binary does not know")]
     AppliedState,
+    /// The members of a range cannot be read.
+    #[error("the members of range {range} in the data are damaged, or of a version this binary does not know")]
+    Members {
+        /// Which range.
+        range: RangeId,
+    },
+    /// What a range remembers of a request cannot be read.
+    #[error("a request record of range {range} is damaged, or of a version this binary does not know")]
+    RequestRecord {
+        /// Which range.
+        range: RangeId,
+    },
     /// An entry of the log cannot be read.
     #[error("entry {position} of the log: {error}")]
     Entry {
@@ -58,13 +113,33 @@ pub enum NodeError {
         /// What is wrong with it.
         error: EntryError,
     },
-    /// An entry is missing between the data and the log, or inside of the log.
-    #[error("the log goes on at entry {found}, the data ends before entry {expected}")]
+    /// Entries are missing between the data and the log.
+    #[error("range {range}: the data ends at entry {applied}, but the log begins behind {begin}: entries are missing")]
     LogGap {
-        /// The entry that should have followed.
-        expected: LogIndex,
-        /// The entry that did.
-        found: LogIndex,
+        /// Which range.
+        range: RangeId,
+        /// Where the log begins.
+        begin: Position,
+        /// What is applied.
+        applied: Position,
+    },
+    /// There is data but no log.
+    #[error(
+        "range {range}: the data stands at entry {applied}, but there is no log: it was lost, or belongs to another node"
+    )]
+    LogMissing {
+        /// Which range.
+        range: RangeId,
+        /// What is applied.
+        applied: Position,
+    },
+    /// Log and data do not fit together.
+    #[error("range {range} cannot start: {error}")]
+    Start {
+        /// Which range.
+        range: RangeId,
+        /// What consensus said.
+        error: String,
     },
     /// An entry's stamp is not above the one before it.
     #[error("entry {position} of the log has a stamp that is not above its predecessor's")]
@@ -91,7 +166,7 @@ pub enum Output {
         /// Whose.
         session: SessionId,
     },
-    /// Read no further requests of this session: too many replies wait.
+    /// Read no further requests of this session: too much waits.
     Pause {
         /// Whose.
         session: SessionId,
@@ -101,15 +176,49 @@ pub enum Output {
         /// Whose.
         session: SessionId,
     },
-    /// Append to the log; when it is durable, call [`Node::handle_durable`].
-    Append(Append),
+    /// Submit to the log; when it is durable, call [`Node::handle_durable`].
+    Write {
+        /// Names the write; grows.
+        ticket: u64,
+        /// What to write.
+        ops: Vec<LogOp>,
+    },
+    /// Send a one-way message to a peer. It may be lost.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What it is.
+        method: u32,
+        /// Its content.
+        body: Bytes,
+    },
+    /// Call a peer; when the call ends, however it does, call [`Node::handle_reply`].
+    Call {
+        /// Whom.
+        to: NodeId,
+        /// Names the call.
+        token: u64,
+        /// What for.
+        method: u32,
+        /// With what.
+        body: Bytes,
+        /// When the call ends at the latest.
+        timeout: Duration,
+    },
+    /// Answer a peer's call.
+    Answer {
+        /// Which.
+        request: RequestId,
+        /// The reply's body, or an error.
+        result: Result<Bytes, Status>,
+    },
 }
+
+/// The range of what the cluster knows about itself: its nodes, the descriptors of its ranges.
+pub const SYSTEM_RANGE: RangeId = RangeId(0);
 
 /// The range of all user keys, as long as there is only one.
 pub const USER_RANGE: RangeId = RangeId(1);
-
-/// The term of a node without peers.
-const ONLY_TERM: Term = Term(1);
 
 /// How often expired keys are looked for, in milliseconds; as often as Redis does.
 const SWEEP_INTERVAL_MS: u64 = 100;
@@ -119,129 +228,405 @@ const SWEEP_BACKLOG_INTERVAL_MS: u64 = 10;
 const SWEEP_RECORDS_MAX: usize = 500;
 /// Bytes that an operation on a key takes beside the key, generously.
 const SWEEP_RECORD_OVERHEAD_BYTES: usize = 64;
-/// How soon a write that the engine was too busy for is tried again, in milliseconds.
-const BUSY_RETRY_MS: u64 = 5;
+/// How soon a write that the engine was too busy for is tried again.
+const BUSY_RETRY: Duration = Duration::from_millis(5);
+/// How often members are told what nobody needs of the log any more, and a node says where it is.
+const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A member of a cluster, as it was founded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its id.
+    pub node: NodeId,
+    /// Where its peers reach it.
+    pub peer_address: String,
+}
+
+/// What a node is made of.
+pub struct NodeParts<E> {
+    /// The data.
+    pub engine: E,
+    /// The log of all ranges, to read. What is to be written comes out as [`Output::Write`].
+    pub log: Arc<dyn Log>,
+    /// Cluster, node and start.
+    pub identity: Identity,
+    /// The members that founded the cluster, this node among them.
+    pub members: Vec<Member>,
+    /// Bounds.
+    pub limits: NodeLimits,
+    /// What the node is told of itself.
+    pub facts: Facts,
+    /// The process around it.
+    pub host: Box<dyn Host>,
+    /// Another one at every start.
+    pub seed: u64,
+}
 
 /// The core of a node. See the [crate](crate).
 pub struct Node<E> {
     pub(crate) engine: E,
-    pub(crate) replica: Replica,
+    pub(crate) identity: Identity,
+    pub(crate) members: Vec<Member>,
+    pub(crate) groups: BTreeMap<RangeId, Group>,
     pub(crate) sessions: Sessions,
     pub(crate) cursors: Cursors,
     pub(crate) limits: NodeLimits,
     pub(crate) facts: Facts,
     pub(crate) stats: Stats,
     pub(crate) outputs: VecDeque<Output>,
-    /// Which sessions wait for which entries, by index.
-    pub(crate) waiters: VecDeque<(LogIndex, SessionId)>,
-    host: Box<dyn Host>,
+    writes: Writes,
+    pub(crate) host: Box<dyn Host>,
     started_us: u64,
     next_sweep_us: u64,
     /// No record of the expiry index is due before this time.
     sweep_from_ms: u64,
+    next_housekeeping: Time,
+
+    // The gateway's part.
+    /// Sessions with work to be sent.
+    pub(crate) ready: VecDeque<SessionId>,
+    /// The same, but they have had their share of this turn.
+    pub(crate) later: Vec<SessionId>,
+    /// Turns of the loop.
+    pub(crate) turn: u64,
+    /// Sessions whose batch nobody would take.
+    pub(crate) held: Vec<SessionId>,
+    /// Sessions whose batch's outcome cannot be known any more.
+    pub(crate) doomed: Vec<SessionId>,
+    pub(crate) next_retry: Time,
+    pub(crate) next_expiry: Time,
+    /// Calls of ours that have not ended, and for whom they are.
+    pub(crate) calls: BTreeMap<u64, SessionId>,
+    pub(crate) last_token: u64,
+    /// Connections with peers that came to be, counted.
+    pub(crate) epoch: u64,
+    /// Closed sessions of which some leader may still remember something.
+    pub(crate) closed: Vec<u64>,
+    /// Bytes of requests that are not answered.
+    pub(crate) waiting_bytes: usize,
+    #[cfg(feature = "planted")]
+    pub(crate) planted: Option<crate::Planted>,
+    #[cfg(feature = "planted")]
+    pub(crate) last_turn: Time,
 }
 
 impl<E: Engine> Node<E> {
-    /// A node over `engine`, at the state that the engine holds. `seed` should be another one at every start. The entries of the log behind that state follow with
-    /// [`Node::restore`], before anything else.
+    /// A node at the state that engine and log hold together. What the log has beyond the engine is applied as soon as it
+    /// is known to be committed.
     ///
     /// # Errors
     ///
-    /// The engine's applied state cannot be read.
-    pub fn new(
-        engine: E,
-        limits: NodeLimits,
-        facts: Facts,
-        host: Box<dyn Host>,
-        seed: u64,
-        now: Now,
-    ) -> Result<Self, NodeError> {
-        let applied = Applied::decode(engine.get(&Applied::key(USER_RANGE))?.as_deref())?;
+    /// What the two hold cannot be read, or does not fit together.
+    pub fn new(parts: NodeParts<E>, now: Now) -> Result<Self, NodeError> {
+        let NodeParts { engine, log, identity, members, mut limits, facts, host, seed } = parts;
+        let founders: Vec<_> = members.iter().map(|member| dstore_raft::NodeId(member.node.0)).collect();
+        let config = raft_config(&limits, &*log);
+        // What a range remembers of a batch stands in the same entry as its effects.
+        limits.entry_bytes_max = limits.entry_bytes_max.saturating_sub(2 * crate::record::RECORD_BYTES_MAX);
+        let mut groups = BTreeMap::new();
+        for range in [SYSTEM_RANGE, USER_RANGE] {
+            let parts = GroupParts {
+                range,
+                me: dstore_raft::NodeId(identity.node.0),
+                founders: &founders,
+                engine: &engine,
+                log: log.clone(),
+                config: config.clone(),
+                // Groups of one node must not draw alike.
+                seed: seed.wrapping_add(range.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            };
+            groups.insert(range, Group::open(parts, now.mono)?);
+        }
         Ok(Node {
             engine,
-            replica: Replica::new(USER_RANGE, ONLY_TERM, applied),
+            identity,
+            members,
+            groups,
             sessions: Sessions::default(),
             cursors: Cursors::new(seed),
             limits,
             facts,
             stats: Stats::default(),
             outputs: VecDeque::new(),
-            waiters: VecDeque::new(),
+            writes: Writes::default(),
             host,
             started_us: now.wall_us,
             next_sweep_us: now.wall_us,
             sweep_from_ms: 0,
+            next_housekeeping: now.mono,
+            ready: VecDeque::new(),
+            later: Vec::new(),
+            turn: 0,
+            held: Vec::new(),
+            doomed: Vec::new(),
+            next_retry: now.mono,
+            next_expiry: now.mono,
+            calls: BTreeMap::new(),
+            last_token: 0,
+            epoch: 0,
+            closed: Vec::new(),
+            waiting_bytes: 0,
+            #[cfg(feature = "planted")]
+            planted: None,
+            #[cfg(feature = "planted")]
+            last_turn: now.mono,
         })
-    }
-
-    /// Takes an entry that the log held at the start. One that the engine already has is passed over. The others are
-    /// applied with [`Node::handle_durable`], many at once: a node without peers has committed all that it has.
-    ///
-    /// # Errors
-    ///
-    /// The entry cannot be read, or does not follow.
-    pub fn restore(&mut self, position: Position, payload: &Bytes) -> Result<(), NodeError> {
-        if position.index <= self.replica.last() {
-            return Ok(());
-        }
-        self.replica.restore(position, payload)
     }
 
     /// A client connected.
     pub fn connect(&mut self, now: Now, address: ClientAddress) -> SessionId {
         self.stats.connections += 1;
-        self.sessions.open(address, now.wall_us)
+        self.sessions.open(address, now.wall_us, self.facts.password.is_none())
     }
 
     /// A client is gone. What he has under way still happens.
     pub fn disconnect(&mut self, session: SessionId) {
-        self.sessions.close(session);
-    }
-
-    /// The turn of the loop ends: what its commands wrote becomes one entry.
-    pub fn end_turn(&mut self) {
-        if let Some(append) = self.replica.seal() {
-            self.stats.entries += 1;
-            self.stats.entry_bytes += append.payload.len() as u64;
-            self.outputs.push_back(Output::Append(append));
+        let Some(session) = self.sessions.close(session) else { return };
+        let unsent: usize = session.unsent.iter().map(|unsent| unsent.item.work.bytes()).sum();
+        self.waiting_bytes -= unsent + session.outstanding.as_ref().map_or(0, |outstanding| outstanding.bytes);
+        if session.recorded {
+            self.closed.push(session.id.client);
         }
     }
 
-    /// Everything up to `index` is durable in the log, and so, without peers, committed.
+    /// A one-way message came from a peer. What makes no sense is passed over.
     ///
     /// # Errors
     ///
-    /// The engine failed.
-    pub fn handle_durable(&mut self, index: LogIndex) -> Result<(), NodeError> {
-        self.replica.commit(index);
-        self.apply()
-    }
-
-    /// Does what is due: applies what a busy engine refused before, and removes expired keys.
-    ///
-    /// # Errors
-    ///
-    /// The engine failed.
-    pub fn handle_timeout(&mut self, now: Now) -> Result<(), NodeError> {
-        if self.replica.is_behind() {
-            self.apply()?;
-        }
-        if now.wall_us >= self.next_sweep_us {
-            let mut interval_ms = SWEEP_INTERVAL_MS;
-            // A node that cannot keep up with its clients does not add work of its own.
-            if !self.is_congested() && !self.replica.is_behind() {
-                self.end_turn();
-                let records_max = self.sweep_records_max();
-                let sweep = self.replica.sweep(now, self.sweep_from_ms, records_max, &self.engine)?;
-                self.sweep_from_ms = sweep.resume_ms;
-                self.stats.expired_keys += sweep.keys_removed;
-                if sweep.more {
-                    interval_ms = SWEEP_BACKLOG_INTERVAL_MS;
+    /// The engine failed: the node must stop.
+    pub fn handle_message(&mut self, now: Now, from: NodeId, method: u32, body: Bytes) -> Result<(), NodeError> {
+        match method {
+            number if number == wire::RAFT.number => self.handle_raft(now, from, body),
+            number if number == wire::RETAIN.number => {
+                if let Ok(retain) = wire::Retain::decode(body)
+                    && let Some(group) = self.groups.get_mut(&RangeId(retain.range))
+                    && group.leader().is_some_and(|(leader, term)| leader.0 == from.0 && term.0 == retain.term)
+                {
+                    group.note_everywhere(LogIndex(retain.index));
                 }
             }
-            self.next_sweep_us = now.wall_us + interval_ms * 1000;
+            number if number == wire::ANNOUNCE.number => {
+                if let Ok(record) = wire::NodeRecord::decode(body)
+                    && record.node == from.0
+                {
+                    self.note_node(now, &record)?;
+                }
+            }
+            number if number == wire::FORGET.number => {
+                if let Ok(forget) = wire::Forget::decode(body) {
+                    self.forget(now, from.0, &forget)?;
+                }
+            }
+            _ => tracing::debug!("node {from} sent message {method}, which this version does not know"),
         }
         Ok(())
+    }
+
+    fn handle_raft(&mut self, now: Now, from: NodeId, body: Bytes) {
+        let me = dstore_raft::NodeId(self.identity.node.0);
+        let Ok(body) = RaftBody::decode(body) else { return };
+        let range = RangeId(body.range);
+        let Some(message) = body.message(dstore_raft::NodeId(from.0), me) else { return };
+        if let Some(group) = self.groups.get_mut(&range)
+            && let Err(error) = group.step(now.mono, message)
+        {
+            tracing::warn!("range {range}: {error}");
+        }
+    }
+
+    /// A peer calls. The answer comes as [`Output::Answer`], now or later.
+    ///
+    /// # Errors
+    ///
+    /// The engine failed: the node must stop.
+    pub fn handle_call(
+        &mut self,
+        now: Now,
+        from: NodeId,
+        request: RequestId,
+        method: u32,
+        body: Bytes,
+    ) -> Result<(), NodeError> {
+        use dstore_rpc::{Code, Execution};
+        let refuse = |code, message: String| Err(Status::new(code, Execution::NotExecuted, message));
+        let result = if method != EXECUTE.number {
+            refuse(Code::UnknownMethod, format!("there is no method {method} here"))
+        } else {
+            match Execute::decode(body) {
+                Ok(execute) => return self.execute_for(now, from, request, execute),
+                Err(error) => refuse(Code::InvalidRequest, format!("a batch cannot be decoded: {error}")),
+            }
+        };
+        self.outputs.push_back(Output::Answer { request, result });
+        Ok(())
+    }
+
+    /// The connection to a peer that we dialed came to be, or ended.
+    pub fn handle_link(&mut self, now: Now, peer: NodeId, is_up: bool) {
+        if is_up {
+            self.epoch += 1;
+            // The first founder of a new cluster need not wait until it notices that nobody leads.
+            if self.members.first().is_some_and(|first| first.node == self.identity.node) {
+                self.groups.values_mut().for_each(|group| group.stand_first(now.mono));
+            }
+            return;
+        }
+        for group in self.groups.values_mut() {
+            group.peer_lost(now.mono, dstore_raft::NodeId(peer.0));
+        }
+    }
+
+    /// The writes up to `ticket` are durable.
+    pub fn handle_durable(&mut self, now: Now, ticket: u64) {
+        while let Some(write) = self.writes.pop(ticket) {
+            if let Some(group) = self.groups.get_mut(&write.range) {
+                group.persisted(now.mono, write, &mut self.outputs);
+            }
+        }
+    }
+
+    /// The engine was flushed: a power loss would leave each range at least here. Cuts the log as far as nobody needs it.
+    pub fn handle_flushed(&mut self, persisted: &[(RangeId, LogIndex)]) {
+        let mut events = Vec::new();
+        let mut effects = Effects { outputs: &mut self.outputs, writes: &mut self.writes, events: &mut events };
+        for (range, index) in persisted {
+            if let Some(group) = self.groups.get_mut(range) {
+                group.cut(*index, &mut effects);
+            }
+        }
+    }
+
+    /// The turn of the loop ends: commands that came are executed or sent on, what they wrote becomes one entry, and
+    /// what consensus has decided is applied and answered.
+    ///
+    /// # Errors
+    ///
+    /// The engine failed: the node must stop.
+    pub fn end_turn(&mut self, now: Now) -> Result<(), NodeError> {
+        self.turn += 1;
+        self.ready.extend(self.later.drain(..));
+        loop {
+            self.dispatch(now)?;
+            let mut events = Vec::new();
+            let ranges: Vec<RangeId> = self.groups.keys().copied().collect();
+            for range in ranges {
+                self.seal(range);
+                self.pump(now, range, &mut events)?;
+                if planted!(self, DurableWhenSubmitted) {
+                    self.handle_durable(now, u64::MAX);
+                }
+                self.release(now, range)?;
+                self.resolve(now, range)?;
+            }
+            for (range, event) in events {
+                self.handle_event(now, range, event)?;
+            }
+            if !self.doomed.is_empty() {
+                self.retry_held(now)?;
+            }
+            let more = self.groups.values().any(|group| group.serving().is_some() && group.replica.has_open());
+            if self.ready.is_empty() && !more {
+                #[cfg(feature = "planted")]
+                (self.last_turn = now.mono);
+                return Ok(());
+            }
+        }
+    }
+
+    fn pump(&mut self, now: Now, range: RangeId, events: &mut Vec<(RangeId, Event)>) -> Result<(), NodeError> {
+        let Some(group) = self.groups.get_mut(&range) else { return Ok(()) };
+        let mut effects = Effects { outputs: &mut self.outputs, writes: &mut self.writes, events };
+        group.pump(now.mono, &self.engine, &mut effects)
+    }
+
+    /// Ends a range's open entry.
+    pub(crate) fn seal(&mut self, range: RangeId) {
+        if let Some(bytes) = self.groups.get_mut(&range).and_then(Group::seal) {
+            self.stats.entries += 1;
+            self.stats.entry_bytes += bytes as u64;
+        }
+    }
+
+    fn handle_event(&mut self, now: Now, range: RangeId, event: Event) -> Result<(), NodeError> {
+        match event {
+            Event::Lost => {
+                self.leadership_lost(range);
+                self.resolve(now, range)?;
+            }
+            Event::Leadership if range == USER_RANGE => self.reroute(now)?,
+            Event::Leadership => {}
+            Event::Serving if range == USER_RANGE => {
+                // Another leader may have logged what this node's sweeps have never seen.
+                self.sweep_from_ms = 0;
+                self.retry_held(now)?;
+            }
+            Event::Serving => self.describe_ranges(now)?,
+            Event::Read(id) => self.read_granted(now, range, id)?,
+            Event::ReadDropped(id) => self.read_dropped(range, id),
+        }
+        Ok(())
+    }
+
+    /// Does what is due. [`Node::end_turn`] follows.
+    ///
+    /// # Errors
+    ///
+    /// The engine failed: the node must stop.
+    pub fn handle_timeout(&mut self, now: Now) -> Result<(), NodeError> {
+        for group in self.groups.values_mut() {
+            if group.deadline() <= now.mono {
+                group.tick(now.mono);
+            }
+        }
+        if self.is_behind() {
+            self.catch_up()?;
+        }
+        if now.wall_us >= self.next_sweep_us || now.wall_us + SWEEP_INTERVAL_MS * 2000 < self.next_sweep_us {
+            let interval_ms = self.sweep(now)?;
+            self.next_sweep_us = now.wall_us + interval_ms * 1000;
+        }
+        if now.mono >= self.next_retry && !self.held.is_empty() {
+            self.retry_held(now)?;
+        }
+        if now.mono >= self.next_expiry {
+            self.expire(now)?;
+        }
+        if now.mono >= self.next_housekeeping {
+            self.next_housekeeping = now.mono + HOUSEKEEPING_INTERVAL;
+            self.tell_everywhere();
+            self.announce(now)?;
+            self.send_forgets(now)?;
+        }
+        Ok(())
+    }
+
+    /// Applies what a busy engine refused before.
+    fn catch_up(&mut self) -> Result<(), NodeError> {
+        let mut events = Vec::new();
+        let mut effects = Effects { outputs: &mut self.outputs, writes: &mut self.writes, events: &mut events };
+        for group in self.groups.values_mut() {
+            group.apply(&self.engine, &mut effects)?;
+        }
+        Ok(())
+    }
+
+    /// Removes expired keys, where this node leads. Says when to look again.
+    fn sweep(&mut self, now: Now) -> Result<u64, NodeError> {
+        let congested = self.is_congested();
+        let records_max = self.sweep_records_max();
+        let Some(group) = self.groups.get_mut(&USER_RANGE) else { return Ok(SWEEP_INTERVAL_MS) };
+        // A node that cannot keep up with its clients does not add work of its own.
+        if group.serving().is_none() || congested || group.replica.is_behind() {
+            return Ok(SWEEP_INTERVAL_MS);
+        }
+        if group.replica.has_open() {
+            self.seal(USER_RANGE);
+        }
+        let Some(group) = self.groups.get_mut(&USER_RANGE) else { return Ok(SWEEP_INTERVAL_MS) };
+        let sweep = group.replica.sweep(now, self.sweep_from_ms, records_max, &self.engine)?;
+        self.sweep_from_ms = sweep.resume_ms;
+        self.stats.expired_keys += sweep.keys_removed;
+        Ok(if sweep.more { SWEEP_BACKLOG_INTERVAL_MS } else { SWEEP_INTERVAL_MS })
     }
 
     /// What one sweep removes must fit into one entry, even if all keys are as long as they may be: each is named twice,
@@ -251,11 +636,39 @@ impl<E: Engine> Node<E> {
         (self.limits.entry_bytes_max / 2 / record_bytes).clamp(1, SWEEP_RECORDS_MAX)
     }
 
-    /// When to call [`Node::handle_timeout`] next, in milliseconds from `now`.
-    pub fn poll_timeout(&self, now: Now) -> u64 {
+    /// Where this node leads, tells the members what nobody needs of the log any more.
+    fn tell_everywhere(&mut self) {
+        for (range, group) in &mut self.groups {
+            let Some(term) = group.serving() else { continue };
+            let index = group.all_have();
+            group.note_everywhere(index);
+            let retain = wire::Retain { range: range.0, term: term.0, index: index.0 };
+            let body = Bytes::from(retain.encode_to_vec());
+            for member in self.members.iter().filter(|member| member.node != self.identity.node) {
+                let (to, method) = (member.node, wire::RETAIN.number);
+                self.outputs.push_back(Output::Send { to, method, body: body.clone() });
+            }
+        }
+    }
+
+    /// How long until [`Node::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self, now: Now) -> Duration {
         // A clock that was set back must not put the sweep off for as long.
-        let sweep = (self.next_sweep_us.saturating_sub(now.wall_us) / 1000 + 1).min(SWEEP_INTERVAL_MS);
-        if self.replica.is_behind() { sweep.min(BUSY_RETRY_MS) } else { sweep }
+        let sweep_us = self.next_sweep_us.saturating_sub(now.wall_us).min(SWEEP_INTERVAL_MS * 1000);
+        let mut wait = Duration::from_micros(sweep_us).max(Duration::from_millis(1));
+        for group in self.groups.values() {
+            wait = wait.min(group.deadline().since(now.mono));
+        }
+        if !self.later.is_empty() {
+            return Duration::ZERO;
+        }
+        if !self.held.is_empty() {
+            wait = wait.min(RETRY_INTERVAL);
+        }
+        if self.is_behind() {
+            wait = wait.min(BUSY_RETRY);
+        }
+        wait.min(DEADLINE_INTERVAL)
     }
 
     /// The next thing to do.
@@ -265,27 +678,29 @@ impl<E: Engine> Node<E> {
 
     /// Whether so many writes are on their way that no request should be taken until some have arrived.
     pub fn is_congested(&self) -> bool {
-        self.replica.inflight_bytes() > self.limits.inflight_bytes_max
+        let logged: usize = self.groups.values().map(|group| group.replica.inflight_bytes()).sum();
+        logged.max(self.waiting_bytes) > self.limits.inflight_bytes_max
     }
 
-    /// Whether durable entries wait for a busy engine.
+    /// Whether committed entries wait for a busy engine.
     pub fn is_behind(&self) -> bool {
-        self.replica.is_behind()
+        self.groups.values().any(|group| group.replica.is_behind())
     }
 
-    /// The port that clients connect to, once it is known.
-    pub fn set_port(&mut self, port: u16) {
-        self.facts.port = port;
+    /// The address that clients connect to, once it is known.
+    pub fn set_client_address(&mut self, address: std::net::SocketAddr) {
+        self.facts.client_address = address.to_string();
+        self.facts.port = address.port();
         for (name, value) in &mut self.facts.settings {
             if *name == "port" {
-                *value = port.to_string();
+                *value = address.port().to_string();
             }
         }
     }
 
-    /// How far the engine is.
-    pub fn applied(&self) -> Applied {
-        self.replica.applied()
+    /// How far the engine is with a range.
+    pub fn applied(&self, range: RangeId) -> Option<Applied> {
+        self.groups.get(&range).map(|group| group.replica.applied())
     }
 
     /// The engine.
@@ -293,31 +708,19 @@ impl<E: Engine> Node<E> {
         &self.engine
     }
 
-    fn apply(&mut self) -> Result<(), NodeError> {
-        self.replica.apply(&self.engine)?;
-        self.release(self.replica.applied().position.index);
-        Ok(())
-    }
-
-    /// Evaluates a command over the data. `None`: again in [`Order::Logged`].
-    pub(crate) fn evaluate(&mut self, now: Now, order: Order, call: Call<'_>) -> Result<Option<Reply>, NodeError> {
-        let tools = Tools { engine: &self.engine, cursors: &mut self.cursors, limits: &self.limits.commands };
-        self.replica.evaluate(now, order, call, tools)
+    /// Breaks a rule.
+    #[cfg(feature = "planted")]
+    pub fn plant(&mut self, bug: crate::Planted) {
+        self.planted = Some(bug);
+        self.groups.values_mut().for_each(|group| group.replica.planted = Some(bug));
     }
 
     pub(crate) fn info(&self, now: Now, args: &[Bytes]) -> Result<Reply, NodeError> {
         let engine = self.engine.stats();
-        let mut keys = [0; DATABASES as usize];
-        for (db, keys) in (0..).zip(&mut keys) {
-            *keys = self.replica.key_count(db, &self.engine)?;
-        }
         let report = Report {
             facts: &self.facts,
-            stats: self.stats,
-            usage: self.host.usage(),
             now,
             started_us: self.started_us,
-            clients: self.sessions.len(),
             engine: vec![
                 ("data_disk_bytes", engine.disk_bytes.to_string()),
                 ("data_unflushed_bytes", engine.unflushed_bytes.to_string()),
@@ -325,11 +728,23 @@ impl<E: Engine> Node<E> {
                 ("data_compaction_pending_bytes", engine.compaction_pending_bytes.to_string()),
                 ("data_writes_refused_busy", engine.busy_total.to_string()),
             ],
-            applied: self.replica.applied().position.index.0,
-            appended: self.replica.last().0,
-            inflight_bytes: self.replica.inflight_bytes(),
-            keys,
+            status: self.status()?,
+            inflight_bytes: self.groups.values().map(|group| group.replica.inflight_bytes()).sum(),
         };
         Ok(info(args, &report))
+    }
+}
+
+fn raft_config(limits: &NodeLimits, log: &dyn Log) -> dstore_raft::Config {
+    let entry_bytes_max = log.payload_bytes_max() as u64;
+    dstore_raft::Config {
+        election_timeout: limits.election_timeout,
+        heartbeat_interval: limits.heartbeat_interval,
+        lease: limits.lease,
+        lease_reads: limits.lease_reads,
+        entry_bytes_max,
+        // The node bounds what is on its way by itself: see `Node::is_congested`.
+        uncommitted_bytes_max: u64::MAX,
+        ..dstore_raft::Config::default()
     }
 }

@@ -1,22 +1,25 @@
-//! [`Replica`]: one range's part of this node. Evaluates commands, makes log entries of their effects, and applies the
-//! entries that are committed.
+//! [`Replica`]: the state machine of one range at this node. Where the range is led it evaluates commands and makes log
+//! entries of their effects; everywhere it applies the entries that are committed.
 //!
 //! ```text
 //!   evaluate ──> open entry ──seal──> logged ──committed──> applied (engine)
 //!                    └────── overlay ──────┘
 //! ```
 //!
-//! Commands of one turn of the loop share the *open* entry. Sealing it gives it to the log; once the log says that it
+//! Commands of one turn of the loop share the *open* entry. Sealing it gives it to consensus; once that says that it
 //! is committed, its operations and its position go to the engine in one batch, and the replies that wait for it leave.
 //! Until then they are in the [`Overlay`], which later commands see and plain reads do not.
 //!
-//! Invariants: `applied <= committed <= last`; `logged` holds exactly the entries `applied + 1 ..= last`, in order; the
-//! overlay holds exactly the effects of `logged` and of the open entry; stamps grow along the log.
+//! A replica that follows has no open entry and no overlay: committed entries come to it decoded by [`Replica::take`].
+//!
+//! Invariants: `applied <= committed <= last`; `logged` holds entries from `applied + 1` on, in order and without a gap;
+//! while leading it holds all of them up to `last`, and the overlay holds exactly their effects and those of the open
+//! entry; stamps grow along the log.
 
 use std::collections::VecDeque;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use dstore_kv::{Context, CursorTable, Limits, Mode, Sweep};
+use dstore_kv::{Context, CursorTable, Limits, Mode, Sweep, View};
 use dstore_resp::{CommandSpec, Reply};
 use dstore_storage::layout::{Stamp, local};
 use dstore_storage::{Engine, EngineError, LogIndex, Position, RangeId, Term, WriteOp};
@@ -50,19 +53,22 @@ const APPLY_OPS_MAX: usize = 16_384;
 #[derive(Debug)]
 pub(crate) struct Replica {
     range: RangeId,
-    term: Term,
     open: Option<Open>,
     logged: VecDeque<Logged>,
     overlay: Overlay,
     applied: Applied,
     /// Highest index known to be committed. Never moves back.
     committed: LogIndex,
-    /// Highest index that was given out.
+    /// Highest index that is in `logged`, or was.
     last: LogIndex,
-    /// Highest stamp that is in the log or on its way there.
+    /// Highest stamp up to `last`.
     last_stamp: Stamp,
     /// Bytes of operations in `logged` and `open`.
     inflight_bytes: usize,
+    /// Operations that commands have had so far: tells whether one had any.
+    effects_total: u64,
+    #[cfg(feature = "planted")]
+    pub(crate) planted: Option<crate::Planted>,
 }
 
 /// The entry that this turn's commands write to.
@@ -80,7 +86,8 @@ struct Open {
 #[derive(Debug)]
 struct Logged {
     position: Position,
-    entry: Entry,
+    ops: Vec<WriteOp>,
+    last_stamp: Stamp,
     bytes: usize,
 }
 
@@ -135,17 +142,6 @@ impl Applied {
     }
 }
 
-/// An entry for the log, as the driver must append it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Append {
-    /// The range it belongs to.
-    pub range: RangeId,
-    /// Where it goes: right behind the one before.
-    pub position: Position,
-    /// An encoded [`Entry`].
-    pub payload: Bytes,
-}
-
 /// What evaluation has at hand beside the replica itself.
 pub(crate) struct Tools<'a, E> {
     pub(crate) engine: &'a E,
@@ -155,10 +151,9 @@ pub(crate) struct Tools<'a, E> {
 
 impl Replica {
     /// The replica whose engine is at `applied`.
-    pub(crate) fn new(range: RangeId, term: Term, applied: Applied) -> Replica {
+    pub(crate) fn new(range: RangeId, applied: Applied) -> Replica {
         Replica {
             range,
-            term,
             open: None,
             logged: VecDeque::new(),
             overlay: Overlay::default(),
@@ -167,7 +162,18 @@ impl Replica {
             last: applied.position.index,
             last_stamp: applied.stamp,
             inflight_bytes: 0,
+            effects_total: 0,
+            #[cfg(feature = "planted")]
+            planted: None,
         }
+    }
+
+    pub(crate) fn range(&self) -> RangeId {
+        self.range
+    }
+
+    pub(crate) fn effects_total(&self) -> u64 {
+        self.effects_total
     }
 
     pub(crate) fn applied(&self) -> Applied {
@@ -222,10 +228,19 @@ impl Replica {
         Ok((!outcome.needs_time).then_some(outcome.reply))
     }
 
-    /// The version of a key, as commands in the log's order see it.
-    pub(crate) fn version<E: Engine>(&mut self, now: Now, db: u8, key: &[u8], engine: &E) -> Result<u64, NodeError> {
-        let stamp = self.open(now).stamp;
-        Ok(dstore_kv::version_of(&self.view(Order::Logged, engine), db, key, stamp)?)
+    /// The version of a key, as commands in this order see it.
+    pub(crate) fn version<E: Engine>(
+        &mut self,
+        now: Now,
+        order: Order,
+        (db, key): (u8, &[u8]),
+        engine: &E,
+    ) -> Result<u64, NodeError> {
+        let stamp = match order {
+            Order::Applied => self.applied.stamp,
+            Order::Logged => self.open(now).stamp,
+        };
+        Ok(dstore_kv::version_of(&self.view(order, engine), db, key, stamp)?)
     }
 
     /// Whoever is told now that a key has expired must find it so for ever: the open entry carries its time into the
@@ -256,21 +271,28 @@ impl Replica {
         Ok(stored.and_then(|stored| local::decode_count(&stored)).unwrap_or(0))
     }
 
+    /// A record as it will be once everything that is logged, or about to be, is applied.
+    pub(crate) fn get<E: Engine>(&self, key: &[u8], engine: &E) -> Result<Option<Bytes>, NodeError> {
+        Ok(self.view(Order::Logged, engine).get(key)?)
+    }
+
     fn view<'a, E>(&'a self, order: Order, engine: &'a E) -> OverlayView<'a, E> {
         OverlayView { engine, overlay: (order == Order::Logged).then_some(&self.overlay) }
     }
 
-    /// The entry a reply depends on, given what it was evaluated over. `None`: it may leave at once.
-    pub(crate) fn dependency(&self, order: Order) -> Option<LogIndex> {
-        match order {
-            Order::Applied => None,
-            Order::Logged if self.open.as_ref().is_some_and(Open::matters) => Some(self.last.next()),
-            Order::Logged => (self.last > self.applied.position.index).then_some(self.last),
-        }
+    /// Whether there is anything in the open entry worth logging.
+    pub(crate) fn has_open(&self) -> bool {
+        self.open.as_ref().is_some_and(Open::matters)
     }
 
-    /// Ends the open entry. `None` if there is nothing in it worth logging.
-    pub(crate) fn seal(&mut self) -> Option<Append> {
+    /// Whether something is logged, or about to be, that is not applied yet.
+    pub(crate) fn has_pending(&self) -> bool {
+        self.last > self.applied.position.index || self.has_open()
+    }
+
+    /// Ends the open entry, which gets the next place in the log, in `term`. `None` if there is nothing in it worth
+    /// logging.
+    pub(crate) fn seal(&mut self, term: Term) -> Option<(Position, Bytes)> {
         let open = self.open.take()?;
         if !open.matters() {
             return None;
@@ -278,11 +300,10 @@ impl Replica {
         let last_stamp = Stamp::from_u64(open.next_version - 1).max(open.stamp);
         let entry = Entry { stamp: open.stamp, last_stamp, ops: open.ops };
         let payload = entry.encode();
-        self.last = self.last.next();
-        self.last_stamp = last_stamp;
-        let position = Position { index: self.last, term: self.term };
-        self.logged.push_back(Logged { position, entry, bytes: open.bytes });
-        Some(Append { range: self.range, position, payload })
+        (self.last, self.last_stamp) = (self.last.next(), last_stamp);
+        let position = Position { index: self.last, term };
+        self.logged.push_back(Logged { position, ops: entry.ops, last_stamp, bytes: open.bytes });
+        Some((position, payload))
     }
 
     /// Bytes of operations in the open entry.
@@ -295,36 +316,71 @@ impl Replica {
         let Some(open) = self.open.take() else { return };
         self.inflight_bytes -= open.bytes;
         self.overlay = Overlay::default();
-        for Logged { position, entry, .. } in &self.logged {
-            for (at, op) in entry.ops.iter().enumerate() {
+        for Logged { position, ops, .. } in &self.logged {
+            for (at, op) in ops.iter().enumerate() {
                 self.overlay.add(op, position.index, at);
             }
         }
     }
 
-    /// Takes an entry that was found in the log at a start.
-    pub(crate) fn restore(&mut self, position: Position, payload: &Bytes) -> Result<(), NodeError> {
-        assert!(self.open.is_none(), "entries are restored before commands are taken");
-        if position.index != self.last.next() {
-            return Err(NodeError::LogGap { expected: self.last.next(), found: position.index });
+    /// A committed entry that carries commands' effects. Where this replica logged it itself, it knows it already.
+    pub(crate) fn take(&mut self, position: Position, payload: &Bytes) -> Result<(), NodeError> {
+        if self.knows(position) {
+            return Ok(());
         }
         let entry = Entry::decode(payload).map_err(|error| NodeError::Entry { position, error })?;
         if entry.stamp <= self.last_stamp {
             return Err(NodeError::StampOrder { position });
         }
-        for (at, op) in entry.ops.iter().enumerate() {
-            self.overlay.add(op, position.index, at);
-        }
-        (self.last, self.last_stamp) = (position.index, entry.last_stamp);
-        self.inflight_bytes += payload.len();
-        self.logged.push_back(Logged { position, entry, bytes: payload.len() });
+        self.push(Logged { position, ops: entry.ops, last_stamp: entry.last_stamp, bytes: payload.len() });
         Ok(())
     }
 
-    /// Everything up to `index` is committed.
-    pub(crate) fn commit(&mut self, index: LogIndex) {
-        assert!(index <= self.last, "index {index} is committed, but only {} were given out", self.last);
-        self.committed = self.committed.max(index);
+    /// A committed entry of consensus' own, with what it changes here.
+    pub(crate) fn take_own(&mut self, position: Position, ops: Vec<WriteOp>) {
+        if !self.knows(position) {
+            self.push(Logged { position, ops, last_stamp: self.last_stamp, bytes: 0 });
+        }
+    }
+
+    fn push(&mut self, logged: Logged) {
+        assert!(self.open.is_none(), "entry {} of another came while one is open here", logged.position);
+        assert_eq!(logged.position.index, self.last.next(), "committed entries come in order");
+        (self.last, self.last_stamp) = (logged.position.index, logged.last_stamp);
+        self.committed = self.last;
+        self.inflight_bytes += logged.bytes;
+        self.logged.push_back(logged);
+    }
+
+    /// Notes that an entry is committed, if this replica logged it itself.
+    fn knows(&mut self, position: Position) -> bool {
+        if position.index > self.last {
+            return false;
+        }
+        let at = position.index.0 - self.applied.position.index.0 - 1;
+        let logged = usize::try_from(at).ok().and_then(|at| self.logged.get(at));
+        assert_eq!(logged.map(|logged| logged.position), Some(position), "a committed entry is the one logged here");
+        self.committed = position.index;
+        true
+    }
+
+    /// This node leads no more: forgets what was never committed. What others make of it comes with the log.
+    pub(crate) fn step_down(&mut self) {
+        self.open = None;
+        let committed = self.committed;
+        self.logged.retain(|logged| logged.position.index <= committed);
+        if !planted!(self, KeepOverlay) {
+            self.overlay = Overlay::default();
+        }
+        self.last = committed;
+        self.last_stamp = self.logged.back().map_or(self.applied.stamp, |logged| logged.last_stamp);
+        self.inflight_bytes = self.logged.iter().map(|logged| logged.bytes).sum();
+    }
+
+    /// Adds an operation that is no command's to the open entry.
+    pub(crate) fn put(&mut self, now: Now, op: WriteOp) {
+        self.open(now);
+        self.add(vec![op], 0, false);
     }
 
     /// Applies what is committed. Stops early, without an error, where the engine is busy: [`Replica::is_behind`] then.
@@ -334,11 +390,11 @@ impl Replica {
             let mut count = 0;
             let mut applied = self.applied;
             for logged in self.logged.iter().take_while(|logged| logged.position.index <= self.committed) {
-                if count > 0 && ops.len() + logged.entry.ops.len() > APPLY_OPS_MAX {
+                if count > 0 && ops.len() + logged.ops.len() > APPLY_OPS_MAX {
                     break;
                 }
-                ops.extend_from_slice(&logged.entry.ops);
-                applied = Applied { position: logged.position, stamp: logged.entry.last_stamp };
+                ops.extend_from_slice(&logged.ops);
+                applied = Applied { position: logged.position, stamp: logged.last_stamp };
                 count += 1;
             }
             ops.push(WriteOp::Put { key: Applied::key(self.range), value: applied.encode() });
@@ -348,7 +404,7 @@ impl Replica {
                 Err(error) => return Err(error.into()),
             }
             for logged in self.logged.drain(..count) {
-                self.overlay.applied(logged.position.index, &logged.entry.ops);
+                self.overlay.applied(logged.position.index, &logged.ops);
                 self.inflight_bytes -= logged.bytes;
             }
             self.applied = applied;
@@ -373,6 +429,7 @@ impl Replica {
         let index = self.last.next();
         open.next_version += versions_used;
         open.carries_time |= carries_time;
+        self.effects_total += effects.len() as u64;
         for op in effects {
             let bytes = entry::encoded_len(&op);
             match self.overlay.add(&op, index, open.ops.len()) {

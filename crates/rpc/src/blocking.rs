@@ -14,7 +14,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::config::{Admission, Config};
-use crate::connection::{CallId, CallOptions, Connection, Dial, Event, LinkId, TraceId};
+use crate::connection::{CallId, CallOptions, CloseReason, Connection, Dial, Event, LinkId, TraceId};
 use crate::entropy::Entropy;
 use crate::handshake::Peer;
 use crate::identity::{Lane, NodeId};
@@ -37,6 +37,8 @@ pub struct Client {
     next_id: u64,
     /// When something came from the peer, or the connection was made.
     heard_at: Option<Instant>,
+    /// Why the last attempt to connect led to nothing, if the peer answered at all.
+    refused: Option<CloseReason>,
     buffer: Vec<u8>,
 }
 
@@ -53,6 +55,7 @@ impl Client {
             links: 0,
             next_id: 1,
             heard_at: None,
+            refused: None,
             buffer: vec![0; READ_BUFFER_BYTES],
         }
     }
@@ -64,6 +67,12 @@ impl Client {
             Some(peer) => Ok(*peer),
             None => Err(unavailable("not connected")),
         }
+    }
+
+    /// Why the connection that a call or [`Client::connect`] asked for did not come to be, when it was made but the
+    /// handshake failed: who answered may have told more than the status says.
+    pub fn refused(&self) -> Option<&CloseReason> {
+        self.refused.as_ref()
     }
 
     /// Calls, and waits for the end of the call.
@@ -85,6 +94,7 @@ impl Client {
         if self.link.is_some() && self.heard_at.is_none_or(resting) {
             self.catch_up();
         }
+        self.refused = None;
         if self.link.is_none() {
             self.dial()?;
         }
@@ -95,7 +105,9 @@ impl Client {
                     // The peer is told why.
                     self.flush();
                     self.link = None;
-                    return Err(unavailable(&reason.to_string()));
+                    let status = unavailable(&reason.to_string());
+                    self.refused = Some(reason);
+                    return Err(status);
                 }
             }
             if connection.is_established() {

@@ -277,6 +277,7 @@ fn strangers_and_other_clusters_hear_a_clear_no_on_both_ends() {
         let mut client = Client::new(server.address, config, expected, [1; 32]);
         let status = client.call(echo::ECHO, &blob("x"), patient()).expect_err("the peer refuses").to_string();
         assert!(status.contains(why), "the client heard {status:?}, not {why:?}");
+        assert!(client.refused().is_some_and(|reason| reason.to_string().contains(why)), "{:?}", client.refused());
         let heard = down(&server);
         assert!(heard.contains(why), "the server heard {heard:?}, not {why:?}");
     }

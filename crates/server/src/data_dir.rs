@@ -1,40 +1,40 @@
 //! The data directory: whose it is, which format it has, and that one process uses it at a time.
 //!
 //! ```text
-//! DIR/IDENTITY   what this directory is (TOML, written once, synced before anything else)
-//! DIR/LOCK       locked while a process uses the directory
-//! DIR/log/       segment files of the log
-//! DIR/data/      RocksDB
+//! DIR/IDENTITY      which node of which cluster this is; see crate::identity
+//! DIR/INCARNATION   how often a process has begun to use the directory, in decimal
+//! DIR/LOCK          locked while a process uses the directory
+//! DIR/log/          segment files of the log
+//! DIR/data/         RocksDB
 //! ```
+//!
+//! Both small files are written beside, synced and moved into place, so each is either whole or as it was before.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use dstore_rpc::Incarnation;
 
-/// The format of the directory as a whole. Raised when a file in it changes in a way older binaries cannot read.
-const FORMAT: u32 = 1;
+use crate::identity::{FORMAT, Identity, IdentityError};
 
 const IDENTITY: &str = "IDENTITY";
+const INCARNATION: &str = "INCARNATION";
 const LOCK: &str = "LOCK";
+
+/// What a first start that was cut short may leave behind, and what file systems put into their root.
+const NO_TRACES: &[&str] = &[LOCK, INCARNATION, "INCARNATION.new", "IDENTITY.new", "lost+found"];
 
 /// A data directory this process holds.
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    identity: Identity,
+    /// None until the first start has decided it.
+    identity: Option<Identity>,
+    /// Greater than that of every process that held the directory before; on disk before anybody is told.
+    incarnation: Incarnation,
     /// Held for as long as the process lives; the kernel drops it with the process, however that ends.
     _lock: File,
-}
-
-/// What a data directory says of itself.
-#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
-struct Identity {
-    format: u32,
-    /// Random, made with the directory: a node that lost its disk is another node.
-    node_id: String,
 }
 
 /// Why a data directory cannot be used.
@@ -68,23 +68,23 @@ pub enum DataDirError {
         /// What is wrong with it.
         why: String,
     },
-    /// It was written by a version this one does not know.
-    #[error("data directory {path} has format {found}, this binary knows {FORMAT}", path = path.display())]
+    /// It was written by a version that is older, or newer, than this one reads.
+    #[error("data directory {path} has format {found}; this binary reads format {FORMAT} and no other", path = path.display())]
     UnknownFormat {
         /// The directory.
         path: PathBuf,
         /// Its format.
-        found: u32,
+        found: i64,
     },
 }
 
 impl DataDir {
-    /// Opens the directory at `path`, or makes it with `fresh_node_id` when there is none or an empty one.
+    /// Opens the directory at `path`, makes it when there is none, and counts this use of it.
     ///
     /// # Errors
     ///
     /// See [`DataDirError`]. A directory that is refused is left as it was.
-    pub fn open(path: &Path, fresh_node_id: u64) -> Result<DataDir, DataDirError> {
+    pub fn open(path: &Path) -> Result<DataDir, DataDirError> {
         let at = |path: &Path| {
             let path = path.to_path_buf();
             move |error| DataDirError::Io { path, error }
@@ -94,26 +94,46 @@ impl DataDir {
         if !existed {
             sync_parent(path).map_err(at(path))?;
         }
-        let identity_path = path.join(IDENTITY);
-        if !identity_path.exists() {
-            let mut names = fs::read_dir(path).map_err(at(path))?.filter_map(|entry| Some(entry.ok()?.file_name()));
-            // A first start that was cut short leaves these, and nothing else.
-            if names.any(|name| name != LOCK && name != "IDENTITY.new" && name != "lost+found") {
-                return Err(DataDirError::Foreign { path: path.to_path_buf() });
-            }
+        let names = fs::read_dir(path).map_err(at(path))?.filter_map(|entry| Some(entry.ok()?.file_name()));
+        let names: Vec<_> = names.collect();
+        let known = names.iter().any(|name| name == IDENTITY);
+        if !known && names.iter().any(|name| NO_TRACES.iter().all(|trace| name != trace)) {
+            return Err(DataDirError::Foreign { path: path.to_path_buf() });
         }
         let lock = Self::lock(path)?;
-        if !identity_path.exists() {
-            let identity = Identity { format: FORMAT, node_id: format!("{fresh_node_id:016x}") };
-            write_identity(path, &identity).map_err(at(&identity_path))?;
-        }
+        // Another process may have made the directory its own before it was locked: only now it stands still.
         let identity = read_identity(path)?;
-        let dir = DataDir { path: path.to_path_buf(), identity, _lock: lock };
-        for sub in [dir.log_dir(), dir.engine_dir()] {
-            fs::create_dir_all(&sub).map_err(at(&sub))?;
+        let incarnation = Incarnation(read_incarnation(path, identity.is_some())?.0 + 1);
+        write_beside(path, INCARNATION, &format!("{}\n", incarnation.0)).map_err(at(&path.join(INCARNATION)))?;
+        let dir = DataDir { path: path.to_path_buf(), identity, incarnation, _lock: lock };
+        if dir.identity.is_some() {
+            dir.make_rooms()?;
         }
-        sync_dir(path).map_err(at(path))?;
         Ok(dir)
+    }
+
+    /// Says from now on, and durably, that this is the directory of `identity`.
+    ///
+    /// # Errors
+    ///
+    /// The disk refuses; what the directory says then is not known.
+    pub fn set_identity(&mut self, identity: Identity) -> Result<(), DataDirError> {
+        let path = self.path.join(IDENTITY);
+        write_beside(&self.path, IDENTITY, &identity.encode()).map_err(|error| DataDirError::Io { path, error })?;
+        self.identity = Some(identity);
+        self.make_rooms()
+    }
+
+    fn make_rooms(&self) -> Result<(), DataDirError> {
+        for room in [self.log_dir(), self.engine_dir()] {
+            fs::create_dir_all(&room).map_err(|error| DataDirError::Io { path: room, error })?;
+        }
+        sync_dir(&self.path).map_err(|error| DataDirError::Io { path: self.path.clone(), error })
+    }
+
+    /// Whether a process holds the directory at `path` at the moment.
+    pub fn is_in_use(path: &Path) -> bool {
+        path.join(LOCK).exists() && matches!(Self::lock(path), Err(DataDirError::Locked { .. }))
     }
 
     fn lock(path: &Path) -> Result<File, DataDirError> {
@@ -132,9 +152,14 @@ impl DataDir {
         &self.path
     }
 
-    /// This node's identity, 16 hexadecimal digits.
-    pub fn node_id(&self) -> &str {
-        &self.identity.node_id
+    /// What it says of itself; nothing yet on the first start.
+    pub fn identity(&self) -> Option<&Identity> {
+        self.identity.as_ref()
+    }
+
+    /// Which use of the directory this is: 1 for the first.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
     }
 
     /// Where the log's segments are.
@@ -148,32 +173,45 @@ impl DataDir {
     }
 }
 
-fn read_identity(dir: &Path) -> Result<Identity, DataDirError> {
-    let path = dir.join(IDENTITY);
-    let text = fs::read_to_string(&path).map_err(|error| DataDirError::Io { path: path.clone(), error })?;
-    let table: toml::Table = toml::from_str(&text)
-        .map_err(|error| DataDirError::Damaged { path: path.clone(), why: error.message().to_owned() })?;
-    // The format is judged first: a newer one may have fields this binary does not know.
-    match table.get("format").and_then(toml::Value::as_integer) {
-        Some(format) if format == i64::from(FORMAT) => {}
-        Some(format) => {
-            let found = u32::try_from(format).unwrap_or(u32::MAX);
-            return Err(DataDirError::UnknownFormat { path: dir.to_path_buf(), found });
-        }
-        None => return Err(DataDirError::Damaged { path, why: "it names no format".to_owned() }),
+fn read_if_there(path: &Path) -> Result<Option<String>, DataDirError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(DataDirError::Io { path: path.to_path_buf(), error }),
     }
-    table.try_into().map_err(|error: toml::de::Error| DataDirError::Damaged { path, why: error.message().to_owned() })
 }
 
-/// Written beside, synced, and moved into place, so that the file is either whole or not there.
-fn write_identity(dir: &Path, identity: &Identity) -> io::Result<()> {
-    let text = toml::to_string(identity).map_err(io::Error::other)?;
-    let beside = dir.join("IDENTITY.new");
+fn read_identity(dir: &Path) -> Result<Option<Identity>, DataDirError> {
+    let path = dir.join(IDENTITY);
+    let Some(text) = read_if_there(&path)? else { return Ok(None) };
+    match Identity::decode(&text) {
+        Ok(identity) => Ok(Some(identity)),
+        Err(IdentityError::Format(found)) => Err(DataDirError::UnknownFormat { path: dir.to_path_buf(), found }),
+        Err(IdentityError::Damaged(why)) => Err(DataDirError::Damaged { path, why }),
+    }
+}
+
+/// How often the directory was used. It is written before the identity, so only a new directory may lack it: a node that
+/// began to count anew would be taken for its own past.
+fn read_incarnation(dir: &Path, has_identity: bool) -> Result<Incarnation, DataDirError> {
+    let path = dir.join(INCARNATION);
+    match read_if_there(&path)? {
+        Some(text) => match text.trim().parse().ok().filter(|count| *count < u64::MAX) {
+            Some(count) => Ok(Incarnation(count)),
+            None => Err(DataDirError::Damaged { path, why: "it is no number of starts".to_owned() }),
+        },
+        None if has_identity => Err(DataDirError::Damaged { path, why: "it is missing".to_owned() }),
+        None => Ok(Incarnation(0)),
+    }
+}
+
+/// Writes a file of the directory so that it is either whole and durable, or as it was.
+fn write_beside(dir: &Path, name: &str, text: &str) -> io::Result<()> {
+    let beside = dir.join(format!("{name}.new"));
     let mut file = File::create(&beside)?;
-    file.write_all(b"# What this directory is. Do not edit.\n")?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
-    fs::rename(&beside, dir.join(IDENTITY))?;
+    fs::rename(&beside, dir.join(name))?;
     sync_dir(dir)
 }
 
@@ -191,31 +229,43 @@ fn sync_parent(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use dstore_rpc::NodeId;
+
     use super::*;
+    use crate::identity::Standing;
+
+    fn new(node: u64) -> Identity {
+        Identity { node: NodeId(node), standing: Standing::New }
+    }
 
     #[test]
-    fn a_directory_keeps_the_identity_it_was_made_with() {
+    fn a_directory_keeps_its_identity_and_counts_its_uses() {
         let scratch = tempfile::tempdir().unwrap();
         let path = scratch.path().join("a/b");
-        let first = DataDir::open(&path, 7).unwrap().node_id().to_owned();
-        assert_eq!(first, "0000000000000007");
-        assert_eq!(DataDir::open(&path, 8).unwrap().node_id(), first);
+        let mut first = DataDir::open(&path).unwrap();
+        assert_eq!((first.identity(), first.incarnation()), (None, Incarnation(1)));
+        first.set_identity(new(7)).unwrap();
+        drop(first);
+        for uses in 2..5 {
+            let again = DataDir::open(&path).unwrap();
+            assert_eq!((again.identity(), again.incarnation()), (Some(&new(7)), Incarnation(uses)));
+        }
     }
 
     #[test]
     fn a_directory_in_use_is_refused() {
         let scratch = tempfile::tempdir().unwrap();
-        let held = DataDir::open(scratch.path(), 1).unwrap();
-        assert!(matches!(DataDir::open(scratch.path(), 2), Err(DataDirError::Locked { .. })));
+        let held = DataDir::open(scratch.path()).unwrap();
+        assert!(matches!(DataDir::open(scratch.path()), Err(DataDirError::Locked { .. })));
         drop(held);
-        DataDir::open(scratch.path(), 3).unwrap();
+        assert_eq!(DataDir::open(scratch.path()).unwrap().incarnation(), Incarnation(2), "a refusal is no use");
     }
 
     #[test]
     fn a_foreign_directory_is_refused_and_left_alone() {
         let scratch = tempfile::tempdir().unwrap();
         fs::write(scratch.path().join("thesis.txt"), "years of work").unwrap();
-        assert!(matches!(DataDir::open(scratch.path(), 1), Err(DataDirError::Foreign { .. })));
+        assert!(matches!(DataDir::open(scratch.path()), Err(DataDirError::Foreign { .. })));
         assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1);
     }
 
@@ -223,19 +273,27 @@ mod tests {
     fn a_first_start_that_was_cut_short_can_be_repeated() {
         let scratch = tempfile::tempdir().unwrap();
         fs::write(scratch.path().join("IDENTITY.new"), "form").unwrap();
+        fs::write(scratch.path().join("INCARNATION.new"), "").unwrap();
+        fs::write(scratch.path().join(INCARNATION), "3\n").unwrap();
         fs::write(scratch.path().join(LOCK), "").unwrap();
-        DataDir::open(scratch.path(), 1).unwrap();
+        assert_eq!(DataDir::open(scratch.path()).unwrap().incarnation(), Incarnation(4));
     }
 
     #[test]
-    fn an_unknown_format_and_a_damaged_identity_are_refused() {
+    fn other_formats_and_damage_are_refused() {
         let scratch = tempfile::tempdir().unwrap();
-        fs::write(scratch.path().join(IDENTITY), "format = 99\nsomething = true\n").unwrap();
-        assert!(matches!(DataDir::open(scratch.path(), 1), Err(DataDirError::UnknownFormat { found: 99, .. })));
-        for damaged in ["form", "node_id = \"1\"", "format = 1", "format = 1\nnode_id = \"1\"\nmore = 2"] {
-            fs::write(scratch.path().join(IDENTITY), damaged).unwrap();
-            let error = DataDir::open(scratch.path(), 1).unwrap_err();
-            assert!(matches!(error, DataDirError::Damaged { .. }), "{damaged}: {error}");
+        for (text, format) in [("format = 1\nnode_id = \"0123456789abcdef\"\n", 1), ("format = 99\nmore = true\n", 99)]
+        {
+            fs::write(scratch.path().join(IDENTITY), text).unwrap();
+            let error = DataDir::open(scratch.path()).unwrap_err();
+            assert!(matches!(error, DataDirError::UnknownFormat { found, .. } if found == format), "{error}");
         }
+        fs::write(scratch.path().join(IDENTITY), "form").unwrap();
+        assert!(matches!(DataDir::open(scratch.path()), Err(DataDirError::Damaged { .. })));
+        // A node that forgot how often it was started would be taken for its own past.
+        fs::write(scratch.path().join(IDENTITY), new(7).encode()).unwrap();
+        assert!(matches!(DataDir::open(scratch.path()), Err(DataDirError::Damaged { .. })));
+        fs::write(scratch.path().join(INCARNATION), "many").unwrap();
+        assert!(matches!(DataDir::open(scratch.path()), Err(DataDirError::Damaged { .. })));
     }
 }

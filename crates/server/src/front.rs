@@ -1,37 +1,58 @@
-//! The front door: joins the node's core to sockets, the log and the clock, on one event loop.
+//! The front door: joins the node's core to sockets, peers, the log and the clock, on one event loop.
 //!
 //! ```text
-//! socket ──decode──> RedisConnection::process ──> Node::handle_request
-//!                    Front::end_of_turn       ──> Node::end_turn ──> Log::submit
+//! client ──decode──> RedisConnection::process ──> Node::handle_request
+//! peer   ──rpc─────> Front::on_incoming       ──> Node::handle_message, handle_call
 //! log thread ──mail─> Front::on_mail          ──> Node::handle_durable
-//!                    Front::carry_out         ──encode──> socket
+//!                    Front::end_of_turn       ──> Node::end_turn
+//!                    Front::carry_out         ──> replies, calls and messages to peers, Log::submit
 //! ```
 //!
 //! Everything here runs on the loop's thread and never waits: not for the disk, not for a peer.
 
+mod watched;
+
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dstore_net::{
     Application, CloseReason, ConnectionId, Context, Decoded, LoopError, Mailbox, Net, Protocol, TimerId,
 };
-use dstore_node::{Append, ClientAddress, ENTRY_KIND, Node, NodeError, Output, SessionId};
+use dstore_node::{ClientAddress, Node, NodeError, Output, SessionId};
 use dstore_resp::{ProtocolError, ReplySink, RequestDecoder, encode};
-use dstore_storage::{Entry, Log, LogError, LogIndex, LogOp};
+use dstore_rpc::driver::{self, LinkEvent, Rpc, RpcTimer};
+use dstore_rpc::service::{Answer, Incoming, Origin};
+use dstore_rpc::{CallOptions, CloseCode, CloseReason as LinkEnd, ClusterId, Lane, NodeId, Refusal, TraceId};
+use dstore_storage::{Log, LogError, LogIndex, LogOp, RangeId};
 
-use crate::clock::wall_clock;
+use crate::clock::now;
 use crate::store::SharedEngine;
 
 /// What other threads tell the loop.
 pub enum Mail {
-    /// The log has everything up to this index on disk, or never will.
-    Durable(LogIndex, Result<(), LogError>),
-    /// The engine was flushed and the log cut, or could not be.
-    Flushed(Result<(), String>),
+    /// The log has everything up to this write on disk, or never will.
+    Durable(u64, Result<(), LogError>),
+    /// The engine was flushed, and holds each range at least up to here; or it could not be.
+    Flushed(Result<Vec<(RangeId, LogIndex)>, String>),
+}
+
+/// The timers of the loop.
+pub enum Timer {
+    /// The core has something to do.
+    Node,
+    /// The peers' connections have.
+    Rpc(RpcTimer),
+}
+
+impl From<RpcTimer> for Timer {
+    fn from(timer: RpcTimer) -> Timer {
+        Timer::Rpc(timer)
+    }
 }
 
 /// Why a node stopped serving without being asked to.
@@ -49,12 +70,33 @@ pub enum Fatal {
     /// The event loop broke.
     #[error(transparent)]
     Loop(#[from] LoopError),
+    /// The peers are not of this node's cluster.
+    #[error("the peers belong to cluster {theirs}, this data directory to cluster {ours}: it is in the wrong place")]
+    Foreign {
+        /// The directory's.
+        ours: ClusterId,
+        /// The peers'.
+        theirs: ClusterId,
+    },
 }
+
+impl Fatal {
+    /// Whether the node never was in a state to serve, as after any other refusal to start.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Fatal::Foreign { .. })
+    }
+}
+
+/// Rounds of work that lead to more work within one turn of the loop. What is then left comes in the next, at once.
+const ROUNDS_MAX: usize = 16;
 
 /// The application of the loop: the node's core and the ways out of it.
 pub struct Front {
     node: Node<SharedEngine>,
     log: Arc<dyn Log>,
+    rpc: Rpc<Front>,
+    identity: dstore_rpc::Identity,
+    started: Instant,
     decoder_limits: dstore_resp::Limits,
     mailbox: Option<Mailbox<Mail>>,
     flusher: SyncSender<()>,
@@ -64,22 +106,36 @@ pub struct Front {
     flushing: bool,
     /// The connection of each session, by the session's slot.
     connections: Vec<Option<ConnectionId>>,
+    /// Unsent replies beyond which a session's work rests.
+    output_high_bytes: usize,
     /// Connections that were paused because too many writes are on their way.
     stalled: Vec<ConnectionId>,
     local_address: String,
     timer: Option<TimerId>,
+    /// Why peers were refused, or refused us, as it was last said.
+    refusals: BTreeMap<NodeId, String>,
+    /// A connection with some peer was once established.
+    was_linked: bool,
+    /// Something was told to the core that [`Node::end_turn`] has not seen.
+    pending: bool,
     /// Set once. From then on nothing is answered any more.
     fatal: Option<Fatal>,
 }
 
 /// What [`Front::new`] needs.
 pub struct Parts {
-    /// The core, restored.
+    /// The core.
     pub node: Node<SharedEngine>,
-    /// The log it appends to.
+    /// The log it writes to.
     pub log: Arc<dyn Log>,
+    /// The connections with peers.
+    pub rpc: Rpc<Front>,
+    /// Who the node is.
+    pub identity: dstore_rpc::Identity,
     /// Bounds on requests.
     pub decoder_limits: dstore_resp::Limits,
+    /// Unsent replies beyond which a client's requests wait.
+    pub output_high_bytes: usize,
     /// Wakes the flusher.
     pub flusher: SyncSender<()>,
     /// Log bytes after which it is woken.
@@ -92,6 +148,9 @@ impl Front {
         Front {
             node: parts.node,
             log: parts.log,
+            rpc: parts.rpc,
+            identity: parts.identity,
+            started: Instant::now(),
             decoder_limits: parts.decoder_limits,
             mailbox: None,
             flusher: parts.flusher,
@@ -99,9 +158,13 @@ impl Front {
             unflushed_bytes_max: parts.unflushed_bytes_max,
             flushing: false,
             connections: Vec::new(),
+            output_high_bytes: parts.output_high_bytes,
             stalled: Vec::new(),
             local_address: String::new(),
             timer: None,
+            refusals: BTreeMap::new(),
+            was_linked: false,
+            pending: true,
             fatal: None,
         }
     }
@@ -109,7 +172,7 @@ impl Front {
     /// The address that clients connect to, once it is known.
     pub fn set_local_address(&mut self, address: SocketAddr) {
         self.local_address = address.to_string();
-        self.node.set_port(address.port());
+        self.node.set_client_address(address);
     }
 
     /// The protocol of a client that was just accepted.
@@ -130,14 +193,27 @@ impl Front {
         net.stop(Duration::ZERO);
     }
 
-    /// Runs one call into the core and what follows from it.
+    /// Tells the core something, and sends what it answers by itself. The rest comes when the turn ends.
     fn drive(&mut self, net: &mut Net<Front>, call: impl FnOnce(&mut Node<SharedEngine>) -> Result<(), NodeError>) {
         if self.fatal.is_some() {
             return;
         }
+        self.pending = true;
         match call(&mut self.node) {
             Ok(()) => self.carry_out(net),
             Err(error) => self.fail(net, error),
+        }
+    }
+
+    /// The same from outside of a turn's usual course: makes sure that a turn follows.
+    fn drive_soon(
+        &mut self,
+        net: &mut Net<Front>,
+        call: impl FnOnce(&mut Node<SharedEngine>) -> Result<(), NodeError>,
+    ) {
+        self.drive(net, call);
+        if let Some(timer) = self.timer {
+            net.update_timer(timer, net.now());
         }
     }
 
@@ -146,28 +222,49 @@ impl Front {
         while let Some(output) = self.node.poll_output() {
             match output {
                 Output::Reply { session, reply, version } => {
-                    if let Some(output) = self.connection(session).and_then(|id| net.output(id)) {
+                    let Some(id) = self.connection(session) else { continue };
+                    if let Some(output) = net.output(id) {
                         encode(&reply, version, &mut Sink(output));
+                    }
+                    if net.output_len(id) > self.output_high_bytes {
+                        // Until the client has read it: see `RedisConnection::on_output_low`.
+                        self.node.stall(session);
                     }
                 }
                 Output::Close { session } => self.with_connection(session, |id| net.close(id)),
                 Output::Pause { session } => self.with_connection(session, |id| net.pause(id)),
                 Output::Resume { session } => self.with_connection(session, |id| net.resume(id)),
-                Output::Append(append) => self.append(net, append),
+                Output::Write { ticket, ops } => self.write(net, ticket, ops),
+                Output::Send { to, method, body } => {
+                    // Dropped where the peer is away or slow; consensus sends what is still needed again.
+                    self.rpc.send_raw(net.now(), to, method, body, TraceId(0));
+                }
+                Output::Call { to, token, method, body, timeout } => {
+                    let options = CallOptions::deadline(net.now() + timeout);
+                    let done = move |front: &mut Front, net: &mut Net<Front>, result| {
+                        front.drive_soon(net, |node| node.handle_reply(now(), token, result));
+                    };
+                    self.rpc.call_raw(net.now(), to, method, body, options, done);
+                }
+                Output::Answer { request, result } => {
+                    self.rpc.answer(net.now(), Answer { request, result });
+                }
             }
         }
     }
 
-    fn append(&mut self, net: &mut Net<Front>, append: Append) {
-        let Append { range, position, payload } = append;
-        self.unflushed_bytes += payload.len();
-        let entry = Entry { index: position.index, term: position.term, kind: ENTRY_KIND, payload };
+    fn write(&mut self, net: &mut Net<Front>, ticket: u64, ops: Vec<LogOp>) {
+        for op in &ops {
+            if let LogOp::Append { entries, .. } = op {
+                self.unflushed_bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
+            }
+        }
         let mailbox = self.mailbox.clone().unwrap_or_else(|| net.mailbox());
         let done = move |result| {
             // Refused only by a loop that has ended, which acknowledges nothing any more.
-            let _ = mailbox.post(Mail::Durable(position.index, result));
+            let _ = mailbox.post(Mail::Durable(ticket, result));
         };
-        if let Err(error) = self.log.submit(vec![LogOp::Append { range, entries: vec![entry] }], Box::new(done)) {
+        if let Err(error) = self.log.submit(ops, Box::new(done)) {
             self.fail(net, error);
         }
     }
@@ -203,50 +300,145 @@ impl Front {
     }
 
     fn arm_timer(&mut self, net: &mut Net<Front>) {
-        let deadline = net.now() + Duration::from_millis(self.node.poll_timeout(wall_clock()));
+        let deadline = net.now() + self.node.poll_timeout(now());
         let moved = self.timer.is_some_and(|timer| net.update_timer(timer, deadline));
         if !moved {
-            self.timer = Some(net.insert_timer(deadline, ()));
+            self.timer = Some(net.insert_timer(deadline, Timer::Node));
         }
     }
 }
 
 impl Application for Front {
     type Mail = Mail;
-    type Timer = ();
+    type Timer = Timer;
 
     fn on_start(&mut self, net: &mut Net<Self>) {
         self.mailbox = Some(net.mailbox());
+        let peers: Vec<_> = self.rpc.peers().collect();
+        for peer in peers {
+            self.rpc.connect(net.now(), peer);
+        }
+        driver::end_of_turn(self, net);
         self.arm_timer(net);
     }
 
     fn on_mail(&mut self, net: &mut Net<Self>, mail: Mail) {
         match mail {
-            Mail::Durable(index, Ok(())) => {
-                self.drive(net, |node| node.handle_durable(index));
-                self.relieve(net);
+            Mail::Durable(ticket, Ok(())) => {
+                self.drive(net, |node| {
+                    node.handle_durable(now(), ticket);
+                    Ok(())
+                });
             }
             Mail::Durable(_, Err(error)) => self.fail(net, error),
-            Mail::Flushed(Ok(())) => self.flushing = false,
+            Mail::Flushed(Ok(persisted)) => {
+                self.flushing = false;
+                self.drive(net, |node| {
+                    node.handle_flushed(&persisted);
+                    Ok(())
+                });
+            }
             Mail::Flushed(Err(error)) => self.fail(net, Fatal::Flush(error)),
         }
     }
 
-    fn on_timer(&mut self, net: &mut Net<Self>, _: TimerId, (): ()) {
-        self.timer = None;
-        self.drive(net, |node| node.handle_timeout(wall_clock()));
-        self.relieve(net);
-        self.arm_timer(net);
+    fn on_timer(&mut self, net: &mut Net<Self>, _: TimerId, timer: Timer) {
+        match timer {
+            Timer::Node => {
+                self.timer = None;
+                self.drive(net, |node| node.handle_timeout(now()));
+            }
+            Timer::Rpc(_) => driver::on_timer(self, net),
+        }
     }
 
     fn end_of_turn(&mut self, net: &mut Net<Self>) {
-        self.drive(net, |node| {
-            node.end_turn();
+        for _ in 0..ROUNDS_MAX {
+            if self.pending && self.fatal.is_none() {
+                self.pending = false;
+                match self.node.end_turn(now()) {
+                    Ok(()) => self.carry_out(net),
+                    Err(error) => self.fail(net, error),
+                }
+            }
+            driver::end_of_turn(self, net);
+            if !self.pending {
+                break;
+            }
+        }
+        self.relieve(net);
+        self.maybe_flush();
+        self.arm_timer(net);
+    }
+}
+
+impl driver::Host for Front {
+    fn rpc(&mut self) -> &mut Rpc<Self> {
+        &mut self.rpc
+    }
+
+    fn on_incoming(&mut self, net: &mut Net<Self>, origin: &Origin, incoming: Incoming) {
+        let from = origin.node;
+        match incoming {
+            Incoming::Message { method, body } => {
+                self.drive(net, |node| node.handle_message(now(), from, method, body));
+            }
+            Incoming::Request { request, method, body } => {
+                self.drive(net, |node| node.handle_call(now(), from, request, method, body));
+            }
+            stream @ Incoming::Stream { .. } => {
+                let refusal = stream.unknown();
+                self.rpc.finish(net.now(), refusal);
+            }
+        }
+    }
+
+    fn on_link(&mut self, net: &mut Net<Self>, event: &LinkEvent) {
+        let (peer, is_up) = match event {
+            LinkEvent::Up { peer, dialed: true } if peer.lane == Lane::Messages => (peer.identity.node, true),
+            LinkEvent::Down { node: Some(node), lane, dialed: true, reason } if *lane != Some(Lane::Bulk) => {
+                self.note_refusal(net, *node, reason);
+                (*node, false)
+            }
+            LinkEvent::Down { dialed: false, reason: LinkEnd::Refused(why), .. } => {
+                // An accepted connection's end is nobody's yet.
+                if self.refusals.insert(NodeId(0), why.to_string()).as_ref() != Some(&why.to_string()) {
+                    tracing::warn!("a peer was refused: {why}");
+                }
+                return;
+            }
+            _ => return,
+        };
+        if is_up {
+            self.was_linked = true;
+            self.refusals.remove(&peer);
+        }
+        self.drive_soon(net, |node| {
+            node.handle_link(now(), peer, is_up);
             Ok(())
         });
-        self.maybe_flush();
-        if self.node.is_behind() {
-            self.arm_timer(net);
+    }
+}
+
+impl Front {
+    /// Says, once, that a peer will not talk to us, or we not to it. A node that finds, before it has found any of its
+    /// peers, that they are another cluster's does not go on: its data directory is in the wrong place.
+    fn note_refusal(&mut self, net: &mut Net<Front>, peer: NodeId, reason: &LinkEnd) {
+        let refused = matches!(reason, LinkEnd::Refused(_) | LinkEnd::Peer { code: CloseCode::Refused, .. });
+        if !refused {
+            return;
+        }
+        let text = reason.to_string();
+        if self.refusals.get(&peer) != Some(&text) {
+            tracing::warn!("no connection with node {:016x}: {text}", peer.0);
+            self.refusals.insert(peer, text);
+        }
+        // Cluster 0 is that of nodes which are still looking for theirs.
+        if let LinkEnd::Refused(Refusal::Cluster { theirs, ours }) = reason
+            && theirs.0 != 0
+            && !self.was_linked
+        {
+            self.fail(net, Fatal::Foreign { ours: *ours, theirs: *theirs });
         }
     }
 }
@@ -269,7 +461,7 @@ impl Protocol<Front> for RedisConnection {
 
     fn on_open(&mut self, front: &mut Front, cx: &mut Context<'_, Front>) {
         let address = ClientAddress { remote: std::mem::take(&mut self.peer), local: front.local_address.clone() };
-        let session = front.node.connect(wall_clock(), address);
+        let session = front.node.connect(now(), address);
         if front.connections.len() <= session.slot() {
             front.connections.resize(session.slot() + 1, None);
         }
@@ -296,7 +488,7 @@ impl Protocol<Front> for RedisConnection {
     fn process(&mut self, front: &mut Front, cx: &mut Context<'_, Front>, request: Request) {
         let Some(session) = self.session else { return };
         front.drive(cx.net, |node| match request {
-            Ok(args) => node.handle_request(wall_clock(), session, args),
+            Ok(args) => node.handle_request(now(), session, args),
             Err(error) => {
                 node.refuse(session, error.reply());
                 Ok(())
@@ -306,6 +498,15 @@ impl Protocol<Front> for RedisConnection {
             cx.pause();
             front.stalled.push(cx.id());
         }
+    }
+
+    /// The client has read what was sent to him.
+    fn on_output_low(&mut self, front: &mut Front, cx: &mut Context<'_, Front>) {
+        let Some(session) = self.session else { return };
+        front.drive_soon(cx.net, |node| {
+            node.go_on(session);
+            Ok(())
+        });
     }
 
     /// A client may end his half of the stream and still wait for replies.

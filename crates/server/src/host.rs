@@ -1,19 +1,26 @@
 //! What the process knows of itself, from `/proc`.
 
-use dstore_node::{Host, Usage};
+use std::sync::Arc;
+
+use dstore_node::{Host, LogUse, Usage};
+use dstore_storage::Log;
 
 /// This process.
 pub struct Process {
     ticks_per_second: u64,
     page_bytes: u64,
+    log: Arc<dyn Log>,
+    segment_bytes: u64,
 }
 
 impl Process {
-    /// This process.
-    pub fn new() -> Process {
+    /// This process, whose log is in files of `segment_bytes`.
+    pub fn new(log: Arc<dyn Log>, segment_bytes: u64) -> Process {
         Process {
             ticks_per_second: rustix::param::clock_ticks_per_second(),
             page_bytes: rustix::param::page_size() as u64,
+            log,
+            segment_bytes,
         }
     }
 
@@ -33,6 +40,11 @@ impl Host for Process {
     fn usage(&self) -> Usage {
         self.read().unwrap_or_default()
     }
+
+    fn log(&self) -> LogUse {
+        let stats = self.log.stats();
+        LogUse { bytes: stats.segments * self.segment_bytes, entries: stats.entries }
+    }
 }
 
 #[cfg(test)]
@@ -41,7 +53,8 @@ mod tests {
 
     #[test]
     fn a_process_knows_its_memory() {
-        let usage = Process::new().read().unwrap();
+        let log = Arc::new(dstore_storage::MemoryLog::new());
+        let usage = Process::new(log, 0).read().unwrap();
         assert!(usage.resident_bytes > 64 << 10, "{usage:?}");
     }
 }

@@ -1,17 +1,24 @@
 //! The `dstore` binary: its command line, its configuration, and the threads of a node.
 //!
 //! The only place where real sockets, disks, clocks and random seeds are chosen. `cli` reads what the user wants,
-//! `run` puts a node together and takes it apart, `front` joins the node's core to its event loop, `store` to its disk.
+//! `founding` makes it a member of a cluster, `run` puts a node together and takes it apart, `front` joins the node's core to its event loop, `store` to its disk.
 
 // A binary has no outside: `pub` in it speaks between its modules.
 #![allow(unreachable_pub)]
 
+mod admin;
 mod cli;
 mod clock;
+mod cluster;
 mod config;
+mod console;
 mod data_dir;
+mod demo;
+mod founding;
 mod front;
 mod host;
+mod identity;
+mod random;
 mod run;
 mod store;
 
@@ -24,9 +31,10 @@ const EXIT_FATAL: u8 = 3;
 
 fn main() -> ExitCode {
     match cli::main() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
-            let code = if error.is::<front::Fatal>() { EXIT_FATAL } else { EXIT_REFUSED };
+            let fatal = error.downcast_ref::<front::Fatal>().is_some_and(|fatal| !fatal.is_refusal());
+            let code = if fatal { EXIT_FATAL } else { EXIT_REFUSED };
             // One line, whatever it is made of.
             complain(&format!("{error:#}").replace('\n', " "));
             ExitCode::from(code)

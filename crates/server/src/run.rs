@@ -3,20 +3,29 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use bytes::Bytes;
 use dstore_net::{Address, ConnectionConfig, EventLoop, ListenerConfig, LoopConfig, Mailbox};
-use dstore_node::{Facts, NodeLimits};
+use dstore_node::{Facts, Member, Node, NodeLimits, NodeParts};
+use dstore_rpc::driver::Rpc;
+use dstore_rpc::{Admission, NodeId};
 use dstore_storage::{Log, SegmentLog, SegmentOptions};
 use dstore_storage_rocksdb::{RocksEngine, RocksOptions};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::clock::random_u64;
-use crate::config::Config;
+use crate::admin;
+use crate::clock::{self, random_u64};
+use crate::config::{Config, PeerAddress, Reads};
+use crate::console::say;
 use crate::data_dir::DataDir;
+use crate::founding::{self, Founded};
 use crate::front::{Fatal, Front, Mail, Parts};
+use crate::host::Process;
+use crate::identity::node_text;
+use crate::random;
 use crate::store::{self, Flusher, SharedEngine};
 
 /// How long clients may take to receive their last replies once the node was asked to stop.
@@ -26,38 +35,58 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// must still find room, with what the encoding adds.
 const OUTPUT_REPLIES: usize = 2;
 
+/// Connections that each peer may have open with us: one a lane and direction, and one that replaces each of them.
+const CONNECTIONS_PER_PEER: usize = 8;
+
+/// Connections of watchers.
+const WATCHERS_MAX: usize = 16;
+
+/// What a message to a peer holds beside the largest entry.
+const BODY_OVERHEAD_BYTES: usize = 2 << 20;
+
 /// Runs a node until it is told to stop.
 ///
 /// # Errors
 ///
 /// It could not start; or it had to stop, then the error is a [`Fatal`].
 pub fn run(config: &Config) -> anyhow::Result<()> {
-    let dir = DataDir::open(&config.data_dir, random_u64())?;
+    let dir = DataDir::open(&config.data_dir)?;
     check_port(config.listen)?;
+    let (dir, founded) = founding::found(dir, &config.cluster)?;
     let engine: SharedEngine = Arc::new(open_engine(config, &dir)?);
     let log: Arc<dyn Log> = Arc::new(open_log(config, &dir)?);
-    let limits = node_limits(config, &*log);
-    let facts = facts(config, &dir);
-    let node = store::restore(engine.clone(), &*log, limits, facts)?;
+    let node = open_node(config, &dir, &founded, engine.clone(), log.clone())?;
+    let rpc = open_rpc(config, &founded, &*log)?;
 
     let (wake_flusher, flusher_woken) = sync_channel(1);
     let front = Front::new(Parts {
         node,
         log: log.clone(),
+        rpc,
+        identity: founded.identity,
         decoder_limits: dstore_resp::Limits {
             bulk_bytes_max: config.value_bytes_max,
             request_bytes_max: config.request_bytes_max,
         },
+        output_high_bytes: config.output_bytes_high_water,
         flusher: wake_flusher,
         unflushed_bytes_max: config.log_bytes_max / 2,
     });
-    let loop_config = LoopConfig { connections_max: config.clients_max, ..LoopConfig::default() };
+    let connections_max = config.clients_max + founded.members.len() * CONNECTIONS_PER_PEER + WATCHERS_MAX;
+    let loop_config = LoopConfig { connections_max, ..LoopConfig::default() };
     let mut event_loop = EventLoop::new(loop_config, front).context("cannot make the event loop")?;
+    if let Some(address) = founded.peer_listen {
+        dstore_rpc::driver::listen(event_loop.net(), &Address::Tcp(address))
+            .with_context(|| format!("cannot listen for peers on {address}"))?;
+    }
     let local = listen(&mut event_loop, config)?;
-    let flusher = Flusher::start(engine.clone(), log.clone(), event_loop.mailbox(), flusher_woken)
+    if let Some(address) = config.admin_listen {
+        admin::listen(event_loop.net(), address).with_context(|| format!("cannot listen for metrics on {address}"))?;
+    }
+    let flusher = Flusher::start(engine.clone(), event_loop.mailbox(), flusher_woken)
         .context("cannot start the flusher's thread")?;
     stop_on_signal(event_loop.mailbox())?;
-    greet(&dir, local);
+    greet(&dir, &founded, local);
 
     let front = event_loop.run().map_err(Fatal::Loop)?;
     let fatal = front.into_fatal();
@@ -66,9 +95,54 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         return Err(fatal.into());
     }
     // Not needed for what was acknowledged, which the log has; it saves the next start the replay.
-    store::flush_and_cut(&engine, &*log).map_err(|error| Fatal::Flush(format!("{error:#}")))?;
+    store::flush(&engine).map_err(|error| Fatal::Flush(format!("{error:#}")))?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// The core over what is on disk.
+fn open_node(
+    config: &Config,
+    dir: &DataDir,
+    founded: &Founded,
+    engine: SharedEngine,
+    log: Arc<dyn Log>,
+) -> anyhow::Result<Node<SharedEngine>> {
+    let member = |(node, address): &(NodeId, String)| Member { node: *node, peer_address: address.clone() };
+    let parts = NodeParts {
+        engine,
+        identity: founded.identity,
+        members: founded.members.iter().map(member).collect(),
+        limits: node_limits(config, &*log),
+        facts: facts(config, dir, founded),
+        host: Box::new(Process::new(log.clone(), config.log_segment_bytes as u64)),
+        seed: random::nonzero_u64()?,
+        log,
+    };
+    Ok(Node::new(parts, clock::now())?)
+}
+
+/// The connections with the other members.
+fn open_rpc(config: &Config, founded: &Founded, log: &dyn Log) -> anyhow::Result<Rpc<Front>> {
+    let mut rpc_config = dstore_rpc::Config::new(founded.identity, founded.secret.clone());
+    // The largest message carries the largest entry; and what consensus keeps in flight must find room, since a message
+    // that is dropped is one to be sent again.
+    let body_bytes_max = log.payload_bytes_max() + BODY_OVERHEAD_BYTES;
+    let limits = &mut rpc_config.limits;
+    limits.body_bytes_max = limits.body_bytes_max.max(body_bytes_max);
+    limits.oneway_backlog_bytes_max = dstore_raft::Config::default().inflight_bytes_max as usize + body_bytes_max;
+    limits.output_bytes_max = limits.oneway_backlog_bytes_max + config.inflight_bytes_max + body_bytes_max;
+    limits.request_bytes_inflight_max = limits.request_bytes_inflight_max.max(2 * body_bytes_max);
+    let admission = Admission::new(
+        founded.members.len() * limits.requests_inflight_max,
+        founded.members.len() * limits.request_bytes_inflight_max,
+    );
+    let mut rpc = Rpc::new(rpc_config, admission, random::bytes()?, Instant::now());
+    for (node, address) in founded.members.iter().filter(|(node, _)| *node != founded.identity.node) {
+        let address: PeerAddress = address.parse().with_context(|| format!("peer address {address}"))?;
+        rpc.set_peer(Instant::now(), *node, address.target());
+    }
+    Ok(rpc)
 }
 
 /// A port that is taken should be told at once, not after the data was opened and the log replayed.
@@ -95,13 +169,19 @@ fn node_limits(config: &Config, log: &dyn Log) -> NodeLimits {
         multi_bytes_max: config.request_bytes_max,
         entry_bytes_max: log.payload_bytes_max(),
         inflight_bytes_max: config.inflight_bytes_max,
+        request_timeout: config.cluster.request_timeout,
+        election_timeout: config.cluster.election_timeout,
+        heartbeat_interval: config.cluster.heartbeat_interval(),
+        lease: config.cluster.lease(),
+        lease_reads: config.cluster.reads == Reads::Lease,
+        follower_reads: config.cluster.follower_reads,
     }
 }
 
-fn facts(config: &Config, dir: &DataDir) -> Facts {
+fn facts(config: &Config, dir: &DataDir, founded: &Founded) -> Facts {
     let bytes = |bytes: usize| bytes.to_string();
     Facts {
-        node_id: dir.node_id().to_owned(),
+        node_id: node_text(founded.identity.node),
         pid: std::process::id(),
         port: config.listen.port(),
         version: env!("CARGO_PKG_VERSION"),
@@ -121,6 +201,8 @@ fn facts(config: &Config, dir: &DataDir) -> Facts {
             ("timeout", "0".to_owned()),
         ],
         clients_max: config.clients_max,
+        client_address: String::new(),
+        password: config.requirepass.as_ref().map(|password| Bytes::from(password.reveal().to_owned())),
     }
 }
 
@@ -167,11 +249,35 @@ fn stop_on_signal(mailbox: Mailbox<Mail>) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[allow(clippy::print_stdout)]
-fn greet(dir: &DataDir, local: SocketAddr) {
+/// Standard input that ends is a request to stop, as SIGTERM is.
+///
+/// # Errors
+///
+/// The system has no thread to give.
+pub fn stop_with_stdin() -> anyhow::Result<()> {
+    let wait = || {
+        // Whatever comes is thrown away; an error is an end too.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        if signal_hook::low_level::raise(SIGTERM).is_err() {
+            std::process::exit(128 + SIGTERM);
+        }
+    };
+    std::thread::Builder::new()
+        .name("stdin".to_owned())
+        .spawn(wait)
+        .context("cannot start the thread of standard input")?;
+    Ok(())
+}
+
+fn greet(dir: &DataDir, founded: &Founded, local: SocketAddr) {
     let ip = if local.ip().is_unspecified() { "127.0.0.1".to_owned() } else { local.ip().to_string() };
-    println!("dstore {} listens on {local}", env!("CARGO_PKG_VERSION"));
-    println!("  data  {} (node {})", dir.path().display(), dir.node_id());
-    println!("  pid   {}", std::process::id());
-    println!("  try   redis-cli -h {ip} -p {} set greeting hello", local.port());
+    say(&format!(
+        "dstore {version} listens on {local}\n  data  {dir} (node {node})\n  pid   {pid}\n  \
+         try   redis-cli -h {ip} -p {port} set greeting hello\n",
+        version = env!("CARGO_PKG_VERSION"),
+        dir = dir.path().display(),
+        node = node_text(founded.identity.node),
+        pid = std::process::id(),
+        port = local.port(),
+    ));
 }

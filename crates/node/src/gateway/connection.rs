@@ -23,36 +23,64 @@ pub(crate) fn ping(args: &[Bytes]) -> Reply {
 
 /// SELECT index
 pub(crate) fn select(session: &mut Session, args: &[Bytes]) -> Reply {
-    match integer(&args[1]) {
-        None => Reply::error("ERR value is not an integer or out of range"),
-        Some(index) => match u8::try_from(index) {
-            Ok(db) if db < DATABASES => {
-                session.db = db;
-                Reply::OK
-            }
-            _ => Reply::error("ERR DB index is out of range"),
-        },
+    match database(&args[1]) {
+        Ok(db) => {
+            session.db = db;
+            Reply::OK
+        }
+        Err(refusal) => refusal,
     }
 }
 
-/// AUTH [username] password: there is one user, `default`, and he has no password yet.
-pub(crate) fn auth(args: &[Bytes]) -> Reply {
-    match args {
-        [_, _] => Reply::error(
-            "ERR AUTH <password> called without any password configured for the default user. \
-             Are you sure your configuration is correct?",
-        ),
-        [_, user, _] => check_user(user).unwrap_or(Reply::OK),
-        _ => Reply::error("ERR syntax error"),
-    }
+/// The database that SELECT names.
+///
+/// # Errors
+///
+/// Redis's reply.
+pub(crate) fn database(index: &[u8]) -> Result<u8, Reply> {
+    let Some(index) = integer(index) else {
+        return Err(Reply::error("ERR value is not an integer or out of range"));
+    };
+    let db = u8::try_from(index).ok().filter(|db| *db < DATABASES);
+    db.ok_or_else(|| Reply::error("ERR DB index is out of range"))
 }
 
-fn check_user(user: &[u8]) -> Option<Reply> {
-    (user != b"default").then(|| Reply::error("WRONGPASS invalid username-password pair or user is disabled."))
+/// What a client may do before it has told the password.
+pub(crate) fn is_open_to_all(id: CommandId) -> bool {
+    matches!(id, CommandId::Auth | CommandId::Hello | CommandId::Quit | CommandId::Reset)
+}
+
+/// AUTH [username] password: there is one user, `default`.
+pub(crate) fn auth(session: &mut Session, args: &[Bytes], password: Option<&[u8]>) -> Reply {
+    let (user, given) = match args {
+        [_, _] if password.is_none() => {
+            return Reply::error(
+                "ERR AUTH <password> called without any password configured for the default user. \
+                 Are you sure your configuration is correct?",
+            );
+        }
+        [_, given] => (&b"default"[..], given),
+        [_, user, given] => (&user[..], given),
+        _ => return Reply::error("ERR syntax error"),
+    };
+    check_user(session, user, given, password).unwrap_or(Reply::OK)
+}
+
+/// Lets the client in, or says why not.
+fn check_user(session: &mut Session, user: &[u8], given: &[u8], password: Option<&[u8]>) -> Option<Reply> {
+    let known = user == b"default" && password.is_none_or(|password| same(password, given));
+    session.authenticated |= known;
+    (!known).then(|| Reply::error("WRONGPASS invalid username-password pair or user is disabled."))
+}
+
+/// Compares in a time that does not tell how much of a guess is right.
+fn same(password: &[u8], given: &[u8]) -> bool {
+    let differs = (0..given.len()).fold(0, |sum, at| sum | (given[at] ^ password.get(at).copied().unwrap_or(0)));
+    password.len() == given.len() && differs == 0
 }
 
 /// HELLO [version [AUTH user password] [SETNAME name]]
-pub(crate) fn hello(session: &mut Session, args: &[Bytes]) -> Reply {
+pub(crate) fn hello(session: &mut Session, args: &[Bytes], password: Option<&[u8]>) -> Reply {
     let mut wanted = session.resp;
     if let Some(version) = args.get(1) {
         wanted = match integer(version) {
@@ -66,7 +94,7 @@ pub(crate) fn hello(session: &mut Session, args: &[Bytes]) -> Reply {
     let mut rest = args.get(2..).unwrap_or_default();
     while let Some(option) = rest.first() {
         if option.eq_ignore_ascii_case(b"AUTH") && rest.len() >= 3 {
-            if let Some(refusal) = check_user(&rest[1]) {
+            if let Some(refusal) = check_user(session, &rest[1], &rest[2], password) {
                 return refusal;
             }
             rest = &rest[3..];
@@ -80,6 +108,13 @@ pub(crate) fn hello(session: &mut Session, args: &[Bytes]) -> Reply {
             let option = String::from_utf8_lossy(option).replace(['\r', '\n'], " ");
             return Reply::error(format!("ERR Syntax error in HELLO option '{option}'"));
         }
+    }
+    if !session.authenticated {
+        return Reply::error(
+            "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH \
+             <user> <pass> option can be used to authenticate the client and select the RESP protocol version at the \
+             same time",
+        );
     }
     session.name = name.unwrap_or_else(|| session.name.clone());
     session.resp = wanted;
@@ -191,7 +226,7 @@ fn describe(session: &Session, now: Now) -> String {
         seconds_since(session.connected_us),
         seconds_since(session.active_us),
         session.db,
-        session.waiting.len(),
+        session.slots.len(),
         session.multi.as_ref().map_or(0, |multi| multi.bytes),
         session.last_command.map_or("NULL", |spec| spec.full_name),
         if session.resp == ProtocolVersion::Resp3 { 3 } else { 2 },

@@ -1,13 +1,14 @@
-//! From a request to its reply: who answers it, when the reply may leave, and how MULTI and WATCH work.
+//! From a request to its place among the replies: who answers it, and how MULTI and WATCH work.
 
 use bytes::Bytes;
-use dstore_resp::{CommandFlags, CommandId, CommandSpec, Reply, answer_command, help, resolve};
-use dstore_storage::{Engine, LogIndex};
+use dstore_raft::Time;
+use dstore_resp::{CommandId, CommandSpec, ProtocolVersion, Reply, answer_command, help, resolve};
+use dstore_storage::Engine;
 
 use super::connection;
 use super::server;
-use super::session::{Multi, SessionId, Waiting, Watched};
-use crate::replica::{Call, Order};
+use super::session::{Expects, Multi, Part, SessionId, Slot, Unsent};
+use crate::batch::{Command, Done, Item, Watched, Work, bytes_of};
 use crate::{Node, NodeError, Now, Output};
 
 /// Commands queued by one MULTI. Its bytes are bounded as well, by the largest request a client may send.
@@ -17,28 +18,9 @@ const MULTI_COMMANDS_MAX: usize = 100_000;
 /// connection closes before the commands in the body, as it does in Redis.
 const HTTP_WORDS: [&[u8]; 2] = [b"POST", b"Host:"];
 
-/// Effects that gather in one entry before it is sealed although the turn goes on; and arguments beyond which a command
-/// gets an entry of its own. So that only what is alone in its entry can grow beyond what the log takes, and a flood of
-/// writes does not become one huge write to disk.
-const SHARED_BYTES_MAX: usize = 1 << 20;
-
-/// What came of running commands as one.
-enum Tried {
-    Done(Reply),
-    /// They must run again in [`Order::Logged`].
-    NeedsTime,
-    /// They came to more than one entry, or one reply, may hold; what they did so far must be undone.
-    TooLarge(&'static str),
-}
-
-const TOO_LARGE_ENTRY: Tried = Tried::TooLarge("the changes are too large for one log entry");
-
-/// A command that was found in the table, with its arguments.
-type Command = (&'static CommandSpec, Vec<Bytes>);
-
 impl<E: Engine> Node<E> {
-    /// Takes one request of a session. Its reply comes out of [`Node::poll_output`]: now, or once the entry it depends
-    /// on is applied; always in the order of the session's requests.
+    /// Takes one request of a session. Its reply comes out of [`Node::poll_output`], always in the order of the session's
+    /// requests: at once if this node can give it by itself, else after [`Node::end_turn`] and what follows from it.
     ///
     /// # Errors
     ///
@@ -46,6 +28,16 @@ impl<E: Engine> Node<E> {
     pub fn handle_request(&mut self, now: Now, id: SessionId, args: Vec<Bytes>) -> Result<(), NodeError> {
         let Some(session) = self.sessions.get_mut(id).filter(|session| !session.closing) else { return Ok(()) };
         session.active_us = now.wall_us;
+        if session.barrier {
+            session.hold(args);
+            self.maybe_pause(id);
+            return Ok(());
+        }
+        self.plan(now, id, args)
+    }
+
+    fn plan(&mut self, now: Now, id: SessionId, args: Vec<Bytes>) -> Result<(), NodeError> {
+        let Some(session) = self.sessions.get_mut(id) else { return Ok(()) };
         if HTTP_WORDS.iter().any(|word| args[0].eq_ignore_ascii_case(word)) {
             self.hang_up(id);
             return Ok(());
@@ -59,11 +51,15 @@ impl<E: Engine> Node<E> {
                 } else if let Some(multi) = &mut session.multi {
                     multi.aborted = true;
                 }
-                self.answer(id, refusal, None);
+                self.answer(id, refusal);
                 return Ok(());
             }
         };
         session.last_command = Some(spec);
+        if !session.authenticated && !connection::is_open_to_all(spec.id) {
+            self.answer(id, Reply::error("NOAUTH Authentication required."));
+            return Ok(());
+        }
         self.stats.commands += 1;
         let controls = matches!(
             spec.id,
@@ -74,30 +70,42 @@ impl<E: Engine> Node<E> {
                 | CommandId::Quit
                 | CommandId::Reset
         );
-        let (reply, awaits) = match spec.id {
-            _ if session.multi.is_some() && !controls => (self.queue(id, (spec, args)), None),
-            CommandId::Multi => (self.multi(id), None),
-            CommandId::Exec => self.exec(now, id)?,
-            CommandId::Discard => (self.discard(id), None),
-            CommandId::Watch => self.watch(now, id, &args[1..])?,
+        let reply = match spec.id {
+            _ if session.multi.is_some() && !controls => self.queue(id, spec, args),
+            CommandId::Multi => self.multi(id),
+            CommandId::Exec => return self.exec(now, id),
+            CommandId::Discard => self.discard(id),
+            CommandId::Watch => {
+                self.watch(now.mono, id, args);
+                return Ok(());
+            }
             CommandId::Quit => {
-                self.answer(id, Reply::OK, None);
+                self.answer(id, Reply::OK);
                 self.hang_up(id);
                 return Ok(());
             }
             CommandId::Reset => {
                 session.reset();
-                (Reply::Simple("RESET"), None)
+                session.authenticated = self.facts.password.is_none();
+                Reply::Simple("RESET")
             }
-            _ => self.execute(now, id, &[(spec, args)], None)?,
+            _ if dstore_kv::evaluates(spec.id) => {
+                let work = Work::One(Command { spec, args, db: session.db });
+                self.submit(now.mono, id, work, None, Expects::Reply);
+                return Ok(());
+            }
+            _ => {
+                let command = Command { spec, args, db: session.db };
+                self.answer_here(now, id, &command)?
+            }
         };
-        self.answer(id, reply, awaits);
+        self.answer(id, reply);
         Ok(())
     }
 
     /// Answers what could not even be read as a request, in its turn, and then closes.
     pub fn refuse(&mut self, id: SessionId, reply: Reply) {
-        self.answer(id, reply, None);
+        self.answer(id, reply);
         self.hang_up(id);
     }
 
@@ -105,48 +113,58 @@ impl<E: Engine> Node<E> {
     pub fn hang_up(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.closing = true;
-        if session.waiting.is_empty() {
+        if session.slots.is_empty() && session.held.is_empty() {
             self.outputs.push_back(Output::Close { session: id });
         }
     }
 
-    /// Gives a reply its place among the session's replies, and sends it if nothing has to happen first.
-    pub(crate) fn answer(&mut self, id: SessionId, reply: Reply, awaits: Option<LogIndex>) {
-        if matches!(reply, Reply::Error(_)) {
-            self.stats.errors += 1;
-        }
+    /// Gives a reply its place among the session's replies, and sends it if none is owed before.
+    pub(crate) fn answer(&mut self, id: SessionId, reply: Reply) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let version = session.resp;
-        let behind = session.waiting.back().map(|waiting| waiting.index);
-        let Some(index) = awaits.max(behind) else {
-            self.outputs.push_back(Output::Reply { session: id, reply, version });
+        if session.slots.is_empty() {
+            self.send_reply(id, reply, version);
             return;
-        };
-        let bytes = reply.bytes_len();
-        session.push_waiting(Waiting { index, reply, bytes, version });
-        if behind != Some(index) {
-            self.waiters.push_back((index, id));
         }
+        session.bytes += reply.bytes_len();
+        session.slots.push_back(Slot::Ready { reply, version });
+        self.maybe_pause(id);
+    }
+
+    pub(crate) fn send_reply(&mut self, session: SessionId, reply: Reply, version: ProtocolVersion) {
+        let is_error = match &reply {
+            Reply::Error(_) => true,
+            Reply::Encoded(bytes) => bytes.first() == Some(&b'-'),
+            _ => false,
+        };
+        self.stats.errors += u64::from(is_error);
+        if let Some(sender) = self.sessions.get_mut(session) {
+            if sender.burst_turn != self.turn {
+                (sender.burst_turn, sender.burst_bytes) = (self.turn, 0);
+            }
+            sender.burst_bytes += reply.bytes_len();
+        }
+        self.outputs.push_back(Output::Reply { session, reply, version });
+    }
+
+    /// Gives work to the range, and its reply a place.
+    fn submit(&mut self, now: Time, id: SessionId, work: Work, transaction: Option<u64>, expects: Expects) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let version = session.resp;
+        let bytes = work.bytes();
+        session.bytes += bytes;
+        self.waiting_bytes += bytes;
+        session.slots.push_back(Slot::Pending { expects, version });
+        session.unsent.push_back(Unsent { item: Item { work, version, arrived: now }, transaction });
+        self.enqueue(id);
+        self.maybe_pause(id);
+    }
+
+    fn maybe_pause(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
         if session.waits_too_much() && !session.paused {
             session.paused = true;
             self.outputs.push_back(Output::Pause { session: id });
-        }
-    }
-
-    /// Sends what waited for entries up to `applied`.
-    pub(crate) fn release(&mut self, applied: LogIndex) {
-        while let Some((_, id)) = self.waiters.pop_front_if(|(index, _)| *index <= applied) {
-            let Some(session) = self.sessions.get_mut(id) else { continue };
-            while let Some(Waiting { reply, version, .. }) = session.pop_waiting(applied) {
-                self.outputs.push_back(Output::Reply { session: id, reply, version });
-            }
-            if session.paused && session.waits_little() {
-                session.paused = false;
-                self.outputs.push_back(Output::Resume { session: id });
-            }
-            if session.closing && session.waiting.is_empty() {
-                self.outputs.push_back(Output::Close { session: id });
-            }
         }
     }
 
@@ -159,12 +177,12 @@ impl<E: Engine> Node<E> {
         Reply::OK
     }
 
-    fn queue(&mut self, id: SessionId, command: Command) -> Reply {
+    fn queue(&mut self, id: SessionId, spec: &'static CommandSpec, args: Vec<Bytes>) -> Reply {
         let bytes_max = self.limits.multi_bytes_max;
         let Some(multi) = self.sessions.get_mut(id).and_then(|session| session.multi.as_mut()) else {
             return Reply::Null;
         };
-        let bytes = bytes_of(&command.1);
+        let bytes = bytes_of(&args);
         if multi.commands.len() >= MULTI_COMMANDS_MAX || multi.bytes + bytes > bytes_max {
             multi.aborted = true;
             return Reply::error(format!(
@@ -173,7 +191,7 @@ impl<E: Engine> Node<E> {
         }
         if !multi.aborted {
             multi.bytes += bytes;
-            multi.commands.push(command);
+            multi.commands.push((spec, args));
         }
         Reply::Simple("QUEUED")
     }
@@ -187,138 +205,173 @@ impl<E: Engine> Node<E> {
         Reply::OK
     }
 
-    fn exec(&mut self, now: Now, id: SessionId) -> Result<(Reply, Option<LogIndex>), NodeError> {
-        let Some(session) = self.sessions.get_mut(id) else { return Ok((Reply::Null, None)) };
-        let Some(multi) = session.multi.take() else { return Ok((Reply::error("ERR EXEC without MULTI"), None)) };
-        let watched = std::mem::take(&mut session.watched);
-        if multi.aborted {
-            return Ok((Reply::error("EXECABORT Transaction discarded because of previous errors."), None));
-        }
-        self.execute(now, id, &multi.commands, Some(&watched))
-    }
-
-    /// Remembers the versions of `keys` as they are behind everything that is logged: if one of those entries is lost,
-    /// EXEC finds another version, and does nothing.
-    fn watch(&mut self, now: Now, id: SessionId, keys: &[Bytes]) -> Result<(Reply, Option<LogIndex>), NodeError> {
-        let Some(session) = self.sessions.get_mut(id) else { return Ok((Reply::Null, None)) };
+    /// WATCH key [key ...]: the range tells the versions as they are behind everything that is logged. If one of those
+    /// entries is lost, EXEC finds another version, and does nothing.
+    fn watch(&mut self, now: Time, id: SessionId, mut args: Vec<Bytes>) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
         if session.multi.is_some() {
-            return Ok((Reply::error("ERR WATCH inside MULTI is not allowed"), None));
+            return self.answer(id, Reply::error("ERR WATCH inside MULTI is not allowed"));
         }
-        let db = session.db;
-        for key in keys {
-            let version = self.replica.version(now, db, key, &self.engine)?;
-            if !session.watched.iter().any(|watched| watched.db == db && watched.key == key) {
-                session.watched.push(Watched { db, key: key.clone(), version });
-            }
-        }
-        Ok((Reply::OK, self.replica.dependency(Order::Logged)))
+        let keys = args.split_off(1);
+        let (db, transaction) = (session.db, session.transaction);
+        session.watches_pending += 1;
+        let expects = Expects::Versions { transaction, db, keys: keys.clone() };
+        self.submit(now, id, Work::Watch { db, keys }, None, expects);
     }
 
-    /// Whether every watched key still has the version it had.
-    fn unchanged(&mut self, now: Now, watched: &[Watched]) -> Result<bool, NodeError> {
-        for Watched { db, key, version } in watched {
-            let current = self.replica.version(now, *db, key, &self.engine)?;
-            if current != *version {
-                if current == 0 {
-                    // It may have gone by expiring, and must not be found there later.
-                    self.replica.keep_time(now);
-                }
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Runs commands as one: at one stamp, in one entry, over one state. With `watched` they are a transaction, which
-    /// does nothing if a watched key has changed.
-    fn execute(
-        &mut self,
-        now: Now,
-        id: SessionId,
-        commands: &[Command],
-        watched: Option<&[Watched]>,
-    ) -> Result<(Reply, Option<LogIndex>), NodeError> {
-        let Some(session) = self.sessions.get(id) else { return Ok((Reply::Null, None)) };
-        let (db, waits) = (session.db, !session.waiting.is_empty());
-        let writes = commands.iter().any(|(spec, _)| spec.flags.has(CommandFlags::WRITE));
-        let is_alone = watched.is_some() || bytes_of(&commands[0].1) > SHARED_BYTES_MAX;
-        // Who waits for nothing may read what is applied. Everything else comes behind what is logged.
-        let logged = writes || waits || watched.is_some_and(|watched| !watched.is_empty());
-        let mut order = if logged { Order::Logged } else { Order::Applied };
-        loop {
-            if order == Order::Logged && (is_alone || self.replica.open_bytes() > SHARED_BYTES_MAX) {
-                self.end_turn();
-            }
-            match self.try_execute(now, id, order, commands, watched)? {
-                Tried::Done(reply) => return Ok((reply, self.replica.dependency(order))),
-                Tried::TooLarge(what) => {
-                    if order == Order::Logged {
-                        assert!(is_alone, "{} bytes of effects in a shared entry", self.replica.open_bytes());
-                        self.replica.abandon();
-                    }
-                    return Ok((Reply::error(format!("ERR {what}; nothing was done")), None));
-                }
-                // A key's deadline has passed by the clock alone. The log gets the time, and the commands run in it.
-                Tried::NeedsTime => order = Order::Logged,
-            }
-            if let Some(session) = self.sessions.get_mut(id) {
-                session.db = db;
-            }
-        }
-    }
-
-    fn try_execute(
-        &mut self,
-        now: Now,
-        id: SessionId,
-        order: Order,
-        commands: &[Command],
-        watched: Option<&[Watched]>,
-    ) -> Result<Tried, NodeError> {
-        let Some(watched) = watched else {
-            let reply = self.run(now, id, order, &commands[0])?;
-            return Ok(if self.entry_overflows() {
-                TOO_LARGE_ENTRY
-            } else {
-                reply.map_or(Tried::NeedsTime, Tried::Done)
-            });
+    /// EXEC: what concerns data goes to the range as one; the rest is answered here, once that has succeeded.
+    fn exec(&mut self, now: Now, id: SessionId) -> Result<(), NodeError> {
+        let Some(session) = self.sessions.get_mut(id) else { return Ok(()) };
+        let Some(multi) = session.multi.take() else {
+            self.answer(id, Reply::error("ERR EXEC without MULTI"));
+            return Ok(());
         };
-        if !self.unchanged(now, watched)? {
-            return Ok(Tried::Done(Reply::NullArray));
+        if multi.aborted {
+            session.unwatch();
+            self.answer(id, Reply::error("EXECABORT Transaction discarded because of previous errors."));
+            return Ok(());
         }
-        let mut replies = Vec::with_capacity(commands.len());
-        let mut reply_bytes = 0;
-        for command in commands {
-            let Some(reply) = self.run(now, id, order, command)? else { return Ok(Tried::NeedsTime) };
-            reply_bytes += reply.bytes_len();
-            replies.push(reply);
-            if self.entry_overflows() {
-                return Ok(TOO_LARGE_ENTRY);
+        self.stats.commands += multi.commands.len() as u64;
+        let (watches, transaction) = (session.watches(), session.transaction);
+        session.transaction += 1;
+        let (mut commands, mut parts) = (Vec::new(), Vec::with_capacity(multi.commands.len()));
+        let mut db = session.db;
+        for (spec, args) in multi.commands {
+            if dstore_kv::evaluates(spec.id) {
+                commands.push(Command { spec, args, db });
+                parts.push(Part::Range);
+                continue;
             }
-            if reply_bytes > self.limits.commands.reply_bytes_max {
-                return Ok(Tried::TooLarge("the replies of the transaction are too large together"));
+            if let (CommandId::Select, Ok(selected)) = (spec.id, connection::database(&args[1])) {
+                db = selected;
             }
+            parts.push(Part::Here(Command { spec, args, db }));
         }
-        self.stats.commands += commands.len() as u64;
-        Ok(Tried::Done(Reply::Array(replies)))
+        if commands.is_empty() && !watches {
+            let reply = self.combine(now, id, parts, Vec::new())?;
+            self.answer(id, reply);
+            return Ok(());
+        }
+        session.barrier = parts.len() > commands.len();
+        let work = Work::Block { watched: Vec::new(), commands };
+        self.submit(now.mono, id, work, Some(transaction), Expects::Exec(parts));
+        Ok(())
     }
 
-    fn entry_overflows(&self) -> bool {
-        self.replica.open_bytes() > self.limits.entry_bytes_max
+    /// The replies of a transaction, those of the range in their places.
+    fn combine(&mut self, now: Now, id: SessionId, parts: Vec<Part>, replies: Vec<Reply>) -> Result<Reply, NodeError> {
+        if parts.iter().all(|part| matches!(part, Part::Range)) {
+            return Ok(Reply::Array(replies));
+        }
+        let mut of_range = replies.into_iter();
+        let mut all = Vec::with_capacity(parts.len());
+        for part in parts {
+            all.push(match part {
+                Part::Range => of_range.next().unwrap_or(Reply::Null),
+                Part::Here(command) => self.answer_here(now, id, &command)?,
+            });
+        }
+        Ok(Reply::Array(all))
     }
 
-    /// One command, alone or inside EXEC.
-    fn run(&mut self, now: Now, id: SessionId, order: Order, command: &Command) -> Result<Option<Reply>, NodeError> {
-        let (spec, args) = (command.0, &command.1[..]);
-        let Some(session) = self.sessions.get_mut(id) else { return Ok(Some(Reply::Null)) };
-        Ok(Some(match spec.id {
+    /// The outcomes of a session's batch are there, or of the first part of it: its replies leave, and those behind them
+    /// that waited.
+    pub(crate) fn complete(&mut self, now: Now, id: SessionId, first: u64, done: Vec<Done>) -> Result<(), NodeError> {
+        let Some(session) = self.sessions.get_mut(id) else { return Ok(()) };
+        let Some(outstanding) = session.outstanding.take_if(|outstanding| outstanding.batch.first == first) else {
+            return Ok(());
+        };
+        assert!((1..=outstanding.batch.items.len()).contains(&done.len()), "{} outcomes", done.len());
+        self.waiting_bytes -= session.finish_batch(&outstanding, done.len());
+        for outcome in done {
+            self.fulfil(now, id, outcome)?;
+        }
+        self.after_outcomes(now, id)
+    }
+
+    /// Sends what is ready now, takes the requests that waited, and looks for the next batch.
+    pub(crate) fn after_outcomes(&mut self, now: Now, id: SessionId) -> Result<(), NodeError> {
+        self.flush_ready(id);
+        while let Some(session) = self.sessions.get_mut(id)
+            && !session.barrier
+            && let Some(args) = session.held.pop_front()
+        {
+            session.bytes -= bytes_of(&args);
+            self.plan(now, id, args)?;
+        }
+        self.enqueue(id);
+        let Some(session) = self.sessions.get_mut(id) else { return Ok(()) };
+        if session.paused && session.waits_little() {
+            session.paused = false;
+            self.outputs.push_back(Output::Resume { session: id });
+        }
+        if session.closing && session.slots.is_empty() && session.held.is_empty() {
+            self.outputs.push_back(Output::Close { session: id });
+        }
+        Ok(())
+    }
+
+    fn flush_ready(&mut self, id: SessionId) {
+        while let Some(session) = self.sessions.get_mut(id)
+            && let Some(Slot::Ready { reply, version }) =
+                session.slots.pop_front_if(|slot| matches!(slot, Slot::Ready { .. }))
+        {
+            session.bytes -= reply.bytes_len();
+            self.send_reply(id, reply, version);
+        }
+    }
+
+    /// Makes the reply of the first pending slot.
+    pub(crate) fn fulfil(&mut self, now: Now, id: SessionId, outcome: Done) -> Result<(), NodeError> {
+        self.flush_ready(id);
+        let Some(session) = self.sessions.get_mut(id) else { return Ok(()) };
+        let Some(Slot::Pending { expects, version }) = session.slots.pop_front() else {
+            panic!("an outcome came that no reply waits for");
+        };
+        let reply = match (expects, outcome) {
+            (Expects::Versions { transaction, db, keys }, outcome) => {
+                session.watches_pending -= 1;
+                match outcome {
+                    Done::Versions(versions) => {
+                        if session.awaits_watched(transaction) {
+                            let watched = keys.into_iter().zip(versions);
+                            let watched = watched.map(|(key, version)| (transaction, Watched { db, key, version }));
+                            session.watched.extend(watched);
+                        }
+                        Reply::OK
+                    }
+                    Done::Reply(error) => error,
+                    Done::Block(_) => Reply::error("ERR the node that leads answered something else"),
+                }
+            }
+            (Expects::Exec(parts), outcome) => {
+                session.barrier = false;
+                match outcome {
+                    Done::Block(Some(replies)) => self.combine(now, id, parts, replies)?,
+                    Done::Block(None) => Reply::NullArray,
+                    Done::Reply(error) => error,
+                    Done::Versions(_) => Reply::error("ERR the node that leads answered something else"),
+                }
+            }
+            (Expects::Reply, Done::Reply(reply)) => reply,
+            (Expects::Reply, _) => Reply::error("ERR the node that leads answered something else"),
+        };
+        self.send_reply(id, reply, version);
+        Ok(())
+    }
+
+    /// A command that needs no data, alone or inside EXEC.
+    fn answer_here(&mut self, now: Now, id: SessionId, command: &Command) -> Result<Reply, NodeError> {
+        let (spec, args) = (command.spec, &command.args[..]);
+        let Some(session) = self.sessions.get_mut(id) else { return Ok(Reply::Null) };
+        Ok(match spec.id {
             CommandId::Ping => connection::ping(args),
             CommandId::Echo => Reply::Bulk(args[1].clone()),
             CommandId::Select => connection::select(session, args),
-            CommandId::Auth => connection::auth(args),
-            CommandId::Hello => connection::hello(session, args),
+            CommandId::Auth => connection::auth(session, args, self.facts.password.as_deref()),
+            CommandId::Hello => connection::hello(session, args, self.facts.password.as_deref()),
             CommandId::Unwatch => {
-                session.watched.clear();
+                session.unwatch();
                 Reply::OK
             }
             CommandId::ClientId => Reply::Integer(id.client().cast_signed()),
@@ -332,17 +385,8 @@ impl<E: Engine> Node<E> {
             CommandId::ConfigHelp => help(CommandId::Config),
             CommandId::Info => self.info(now, args)?,
             CommandId::Time => server::time(now),
-            _ => match answer_command(spec.id, args) {
-                Some(reply) => reply,
-                None => {
-                    let db = session.db;
-                    return self.evaluate(now, order, Call { db, spec, args });
-                }
-            },
-        }))
+            _ => answer_command(spec.id, args)
+                .unwrap_or_else(|| Reply::error(format!("ERR {} is not supported", spec.full_name))),
+        })
     }
-}
-
-fn bytes_of(args: &[Bytes]) -> usize {
-    args.iter().map(Bytes::len).sum()
 }

@@ -5,13 +5,25 @@ use std::fmt::Write;
 use bytes::Bytes;
 use dstore_resp::{Reply, glob_matches_nocase};
 
-use super::connection::{DATABASES, REDIS_VERSION};
-use crate::Now;
+use super::connection::REDIS_VERSION;
+use crate::{NodeStatus, Now};
 
 /// What only the process around a node can know, asked for when INFO needs it.
 pub trait Host {
     /// Memory and processor use of the process so far.
     fn usage(&self) -> Usage;
+
+    /// How large the log is.
+    fn log(&self) -> LogUse;
+}
+
+/// How large a node's log is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogUse {
+    /// Bytes on disk.
+    pub bytes: u64,
+    /// Entries of all ranges.
+    pub entries: u64,
 }
 
 /// Memory and processor use of a process.
@@ -40,6 +52,10 @@ pub struct Facts {
     pub settings: Vec<(&'static str, String)>,
     /// Clients that may be connected at once.
     pub clients_max: usize,
+    /// Where clients connect to, `ip:port`; empty until it is known.
+    pub client_address: String,
+    /// What clients must tell before anything else.
+    pub password: Option<Bytes>,
 }
 
 /// Counters since the start.
@@ -62,20 +78,15 @@ pub struct Stats {
 /// Everything INFO prints, gathered by the node.
 pub(crate) struct Report<'a> {
     pub(crate) facts: &'a Facts,
-    pub(crate) stats: Stats,
-    pub(crate) usage: Usage,
     pub(crate) now: Now,
     pub(crate) started_us: u64,
-    pub(crate) clients: usize,
     pub(crate) engine: Vec<(&'static str, String)>,
-    pub(crate) applied: u64,
-    pub(crate) appended: u64,
+    pub(crate) status: NodeStatus,
     pub(crate) inflight_bytes: usize,
-    /// Keys per database.
-    pub(crate) keys: [u64; DATABASES as usize],
 }
 
-const SECTIONS: &[&str] = &["server", "clients", "memory", "persistence", "stats", "replication", "cpu", "keyspace"];
+const SECTIONS: &[&str] =
+    &["server", "clients", "memory", "persistence", "stats", "replication", "raft", "cpu", "keyspace"];
 
 /// INFO [section ...]
 pub(crate) fn info(args: &[Bytes], report: &Report<'_>) -> Reply {
@@ -96,7 +107,7 @@ pub(crate) fn info(args: &[Bytes], report: &Report<'_>) -> Reply {
 }
 
 fn section_lines(section: &str, report: &Report<'_>) -> Vec<String> {
-    let Report { facts, stats, usage, .. } = report;
+    let Report { facts, status: NodeStatus { stats, usage, .. }, .. } = report;
     match section {
         "server" => {
             let uptime = report.now.wall_us.saturating_sub(report.started_us) / 1_000_000;
@@ -116,7 +127,7 @@ fn section_lines(section: &str, report: &Report<'_>) -> Vec<String> {
         }
         "clients" => vec![
             "# Clients".to_owned(),
-            format!("connected_clients:{}", report.clients),
+            format!("connected_clients:{}", report.status.clients),
             format!("maxclients:{}", facts.clients_max),
             "blocked_clients:0".to_owned(),
         ],
@@ -142,6 +153,7 @@ fn section_lines(section: &str, report: &Report<'_>) -> Vec<String> {
         "replication" => {
             vec!["# Replication".to_owned(), "role:master".to_owned(), "connected_slaves:0".to_owned()]
         }
+        "raft" => raft_lines(report),
         "cpu" => {
             let seconds = |us: u64| format!("{}.{:06}", us / 1_000_000, us % 1_000_000);
             vec![
@@ -151,7 +163,7 @@ fn section_lines(section: &str, report: &Report<'_>) -> Vec<String> {
             ]
         }
         "keyspace" => {
-            let used = report.keys.iter().enumerate().filter(|(_, keys)| **keys > 0);
+            let used = report.status.keys.iter().enumerate().filter(|(_, keys)| **keys > 0);
             let lines = used.map(|(db, keys)| format!("db{db}:keys={keys}"));
             std::iter::once("# Keyspace".to_owned()).chain(lines).collect()
         }
@@ -165,10 +177,34 @@ fn persistence_lines(report: &Report<'_>) -> Vec<String> {
         "loading:0".to_owned(),
         "aof_enabled:1".to_owned(),
         "aof_last_write_status:ok".to_owned(),
-        format!("dstore_log_index:{}", report.appended),
-        format!("dstore_applied_index:{}", report.applied),
+        format!("dstore_log_bytes:{}", report.status.log.bytes),
     ];
     lines.extend(report.engine.iter().map(|(name, value)| format!("dstore_{name}:{value}")));
+    lines
+}
+
+fn raft_lines(report: &Report<'_>) -> Vec<String> {
+    let status = &report.status;
+    let mut lines = vec!["# Raft".to_owned(), format!("raft_node:{:016x}", status.node)];
+    if let Some(range) = status.user_range() {
+        let leader = range.leader.map(|leader| format!("{leader:016x}")).unwrap_or_default();
+        lines.extend([
+            format!("raft_role:{}", range.role),
+            format!("raft_term:{}", range.term),
+            format!("raft_leader:{leader}"),
+            format!("raft_serving:{}", u8::from(range.is_serving)),
+            format!("raft_commit:{}", range.commit),
+            format!("raft_applied:{}", range.applied),
+            format!("raft_last:{}", range.last),
+            format!("raft_log_entries:{}", range.last - range.begin),
+        ]);
+    }
+    lines.push(format!("raft_log_bytes:{}", report.status.log.bytes));
+    lines.push(format!("raft_members:{}", status.members.len()));
+    for (at, member) in status.members.iter().enumerate() {
+        let (peer, client) = (&member.peer_address, &member.client_address);
+        lines.push(format!("raft_member{at}:id={:016x},peer={peer},client={client}", member.node));
+    }
     lines
 }
 

@@ -1,10 +1,23 @@
-//! [`Session`]: what a node remembers of one connected client, and the queue that keeps his replies in order.
+//! [`Session`]: what a node remembers of one connected client: the replies he is owed, in order, and the commands that are
+//! on their way to a range.
+//!
+//! ```text
+//!  request ──plan──> Slot::Ready                                   (answered here)
+//!               └──> Slot::Pending + Item in `unsent` ──batch──> outstanding ──outcome──> reply
+//! ```
+//!
+//! Invariants: each pending slot belongs to one item of `outstanding` or `unsent`, in the same order; a reply leaves when
+//! its slot is the first; one batch is outstanding at a time.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use bytes::Bytes;
+use dstore_raft::Time;
 use dstore_resp::{CommandSpec, ProtocolVersion, Reply};
-use dstore_storage::LogIndex;
+use dstore_storage::Term;
+
+use crate::batch::{Batch, Command, Item, Watched, Work, bytes_of};
 
 /// Names a session; harmless once the session is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,25 +61,53 @@ pub(crate) struct Session {
     pub(crate) name: Bytes,
     pub(crate) lib_name: Bytes,
     pub(crate) lib_version: Bytes,
+    pub(crate) authenticated: bool,
     pub(crate) last_command: Option<&'static CommandSpec>,
     pub(crate) multi: Option<Multi>,
-    pub(crate) watched: Vec<Watched>,
-    /// Replies that wait for an entry, and those behind them. Their indexes never fall from front to back.
-    pub(crate) waiting: VecDeque<Waiting>,
-    /// Memory that `waiting` takes.
-    pub(crate) waiting_bytes: usize,
-    /// Set once `waiting` grew so much that no further request is taken; see [`Session::waits_too_much`].
+    /// Keys watched, each with the transaction that it is for.
+    pub(crate) watched: Vec<(u64, Watched)>,
+    /// Counts transactions, and UNWATCH: what was watched for an earlier one concerns no later one.
+    pub(crate) transaction: u64,
+    /// WATCH commands that are not answered yet.
+    pub(crate) watches_pending: usize,
+    /// Replies owed, in the order of the requests.
+    pub(crate) slots: VecDeque<Slot>,
+    /// Work that is in no batch yet, in order.
+    pub(crate) unsent: VecDeque<Unsent>,
+    /// The batch that is under way.
+    pub(crate) outstanding: Option<Outstanding>,
+    /// The number of the next piece of work.
+    pub(crate) next_number: u64,
+    /// In the list of sessions to be looked at.
+    pub(crate) queued: bool,
+    /// The client reads his replies too slowly: none of his work is begun.
+    pub(crate) stalled: bool,
+    /// Bytes of replies sent in turn `burst_turn` of the loop.
+    pub(crate) burst_bytes: usize,
+    pub(crate) burst_turn: u64,
+    /// A transaction under way will change this session when it succeeds: until then requests wait in `held`.
+    pub(crate) barrier: bool,
+    pub(crate) held: VecDeque<Vec<Bytes>>,
+    /// Memory of what is owed and what waits.
+    pub(crate) bytes: usize,
+    /// Set once so much waits that no further request is taken; see [`Session::waits_too_much`].
     pub(crate) paused: bool,
     /// QUIT was answered: nothing more is taken, and the connection closes behind the last reply.
     pub(crate) closing: bool,
+    /// Some leader may remember what this session had executed.
+    pub(crate) recorded: bool,
 }
 
-/// Replies of one session that may wait for the disk before its requests are read no further. Deep enough for any
-/// pipeline that clients send, small enough that a flood costs kilobytes.
-const WAITING_MAX: usize = 4096;
+/// Replies of one session that may be owed before its requests are read no further. Deep enough for any pipeline that
+/// clients send, small enough that a flood costs kilobytes.
+const SLOTS_MAX: usize = 4096;
 
-/// Memory that those replies may take before the same happens: reads behind one's own writes may be long.
+/// Memory that those replies and their requests may take before the same happens.
 const WAITING_BYTES_MAX: usize = 1 << 20;
+
+/// Arguments that one batch carries, unless the first alone is larger; and pieces of work. What comes behind shares the next.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+const BATCH_ITEMS_MAX: usize = 1024;
 
 /// A transaction being queued.
 #[derive(Debug, Default)]
@@ -77,27 +118,72 @@ pub(crate) struct Multi {
     pub(crate) aborted: bool,
 }
 
-/// A key whose version EXEC compares.
+/// A reply that is owed.
 #[derive(Debug)]
-pub(crate) struct Watched {
-    pub(crate) db: u8,
-    pub(crate) key: Bytes,
-    pub(crate) version: u64,
+pub(crate) enum Slot {
+    /// It is known, and waits for those before it.
+    Ready { reply: Reply, version: ProtocolVersion },
+    /// It will be made of an outcome.
+    Pending { expects: Expects, version: ProtocolVersion },
 }
 
-/// A reply that is known but must not leave yet.
+/// What an outcome is for.
 #[derive(Debug)]
-pub(crate) struct Waiting {
-    /// Leaves once this entry is applied.
-    pub(crate) index: LogIndex,
-    pub(crate) reply: Reply,
-    /// Memory it takes.
+pub(crate) enum Expects {
+    /// A command's reply.
+    Reply,
+    /// An EXEC's replies; some of its commands may be answered here.
+    Exec(Vec<Part>),
+    /// The versions of keys, for the transaction of this number.
+    Versions { transaction: u64, db: u8, keys: Vec<Bytes> },
+}
+
+/// A command of a transaction.
+#[derive(Debug)]
+pub(crate) enum Part {
+    /// The range answers it.
+    Range,
+    /// It is answered here, when the transaction has succeeded.
+    Here(Command),
+}
+
+/// Work that waits for its batch.
+#[derive(Debug)]
+pub(crate) struct Unsent {
+    pub(crate) item: Item,
+    /// For a block: whose watched keys it compares.
+    pub(crate) transaction: Option<u64>,
+}
+
+/// A batch that is under way.
+#[derive(Debug)]
+pub(crate) struct Outstanding {
+    pub(crate) batch: Arc<Batch>,
     pub(crate) bytes: usize,
-    pub(crate) version: ProtocolVersion,
+    /// After this the client is answered, whatever is known.
+    pub(crate) deadline: Time,
+    pub(crate) place: Place,
+    /// It may have been executed by a leader that gave no answer.
+    pub(crate) maybe_executed: bool,
+    /// It was sent to another node, which may remember it.
+    pub(crate) travelled: bool,
+    /// A follower could not answer it.
+    pub(crate) needs_leader: bool,
+}
+
+/// Where a batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Nowhere: no leader is known.
+    Held,
+    /// At this node.
+    Here,
+    /// At the leader of a term.
+    Sent { token: u64, term: Term },
 }
 
 impl Session {
-    pub(crate) fn new(id: SessionId, address: ClientAddress, now_us: u64) -> Session {
+    pub(crate) fn new(id: SessionId, address: ClientAddress, now_us: u64, authenticated: bool) -> Session {
         Session {
             id,
             address,
@@ -108,42 +194,109 @@ impl Session {
             name: Bytes::new(),
             lib_name: Bytes::new(),
             lib_version: Bytes::new(),
+            authenticated,
             last_command: None,
             multi: None,
             watched: Vec::new(),
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
+            transaction: 0,
+            watches_pending: 0,
+            slots: VecDeque::new(),
+            unsent: VecDeque::new(),
+            outstanding: None,
+            next_number: 1,
+            queued: false,
+            stalled: false,
+            burst_bytes: 0,
+            burst_turn: 0,
+            barrier: false,
+            held: VecDeque::new(),
+            bytes: 0,
             paused: false,
             closing: false,
+            recorded: false,
         }
-    }
-
-    pub(crate) fn push_waiting(&mut self, waiting: Waiting) {
-        self.waiting_bytes += waiting.bytes;
-        self.waiting.push_back(waiting);
-    }
-
-    /// The next reply that waited for an entry up to `applied`.
-    pub(crate) fn pop_waiting(&mut self, applied: LogIndex) -> Option<Waiting> {
-        let waiting = self.waiting.pop_front_if(|waiting| waiting.index <= applied)?;
-        self.waiting_bytes -= waiting.bytes;
-        Some(waiting)
     }
 
     /// Whether no further request should be taken.
     pub(crate) fn waits_too_much(&self) -> bool {
-        self.waiting.len() >= WAITING_MAX || self.waiting_bytes >= WAITING_BYTES_MAX
+        self.slots.len() + self.held.len() >= SLOTS_MAX || self.bytes >= WAITING_BYTES_MAX
     }
 
     /// Whether so little waits that requests may be taken again.
     pub(crate) fn waits_little(&self) -> bool {
-        self.waiting.len() < WAITING_MAX / 2 && self.waiting_bytes < WAITING_BYTES_MAX / 2
+        self.slots.len() + self.held.len() < SLOTS_MAX / 2 && self.bytes < WAITING_BYTES_MAX / 2
     }
 
     /// Forgets what was queued and watched.
     pub(crate) fn end_transaction(&mut self) {
         self.multi = None;
-        self.watched.clear();
+        self.unwatch();
+    }
+
+    /// Forgets what is watched for the next transaction. One that is on its way keeps what it compares.
+    pub(crate) fn unwatch(&mut self) {
+        let current = self.transaction;
+        self.watched.retain(|(transaction, _)| *transaction != current);
+        self.transaction += 1;
+    }
+
+    /// Whether anything is watched for the next transaction, or about to be.
+    pub(crate) fn watches(&self) -> bool {
+        self.watches_pending > 0 || self.watched.iter().any(|(transaction, _)| *transaction == self.transaction)
+    }
+
+    /// Whether some transaction still has a use for what was watched for number `transaction`.
+    pub(crate) fn awaits_watched(&self, transaction: u64) -> bool {
+        transaction == self.transaction || self.unsent.iter().any(|unsent| unsent.transaction == Some(transaction))
+    }
+
+    /// Forms the next batch, if there is work and none is under way.
+    pub(crate) fn take_batch(&mut self, timeout: std::time::Duration) -> bool {
+        if self.stalled || self.outstanding.is_some() || self.unsent.is_empty() {
+            return false;
+        }
+        let (mut items, mut bytes, mut has_watch) = (Vec::new(), 0, false);
+        let mut deadline = None;
+        while let Some(next) = self.unsent.front() {
+            let more = next.item.work.bytes();
+            let full = items.len() >= BATCH_ITEMS_MAX || (bytes > 0 && bytes + more > BATCH_BYTES_MAX);
+            // What a transaction compares must be known when it is sent.
+            if full || (has_watch && next.transaction.is_some()) {
+                break;
+            }
+            let Some(Unsent { mut item, transaction }) = self.unsent.pop_front() else { break };
+            deadline.get_or_insert(item.arrived + timeout);
+            bytes += more;
+            has_watch |= matches!(item.work, Work::Watch { .. });
+            if let (Work::Block { watched, .. }, Some(wanted)) = (&mut item.work, transaction) {
+                watched.extend(self.watched.extract_if(.., |(of, _)| *of == wanted).map(|(_, watched)| watched));
+            }
+            items.push(item);
+        }
+        let batch = Arc::new(Batch { first: self.next_number, items });
+        self.outstanding = Some(Outstanding {
+            batch,
+            bytes,
+            deadline: deadline.expect("there was work"),
+            place: Place::Held,
+            maybe_executed: false,
+            travelled: false,
+            needs_leader: false,
+        });
+        true
+    }
+
+    /// The first `done` pieces of the batch under way are done. What is left of it goes in front of what comes behind.
+    /// Gives the bytes of what was done.
+    pub(crate) fn finish_batch(&mut self, outstanding: &Outstanding, done: usize) -> usize {
+        let (items, rest) = outstanding.batch.items.split_at(done);
+        self.next_number = outstanding.batch.first + done as u64;
+        for item in rest.iter().rev() {
+            self.unsent.push_front(Unsent { item: item.clone(), transaction: None });
+        }
+        let bytes = items.iter().map(|item| item.work.bytes()).sum();
+        self.bytes -= bytes;
+        bytes
     }
 
     /// Back to how a connection begins, for RESET. The replies that wait stay: they are owed.
@@ -152,6 +305,12 @@ impl Session {
         self.resp = ProtocolVersion::Resp2;
         self.name = Bytes::new();
         self.end_transaction();
+    }
+
+    /// Memory of a request that waits.
+    pub(crate) fn hold(&mut self, args: Vec<Bytes>) {
+        self.bytes += bytes_of(&args);
+        self.held.push_back(args);
     }
 }
 
@@ -163,19 +322,17 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    pub(crate) fn open(&mut self, address: ClientAddress, now_us: u64) -> SessionId {
+    pub(crate) fn open(&mut self, address: ClientAddress, now_us: u64, authenticated: bool) -> SessionId {
         self.last_client += 1;
         let entry = self.slots.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("connections are bounded far below 2^32");
         let id = SessionId { slot, client: self.last_client };
-        entry.insert(Session::new(id, address, now_us));
+        entry.insert(Session::new(id, address, now_us, authenticated));
         id
     }
 
-    pub(crate) fn close(&mut self, id: SessionId) {
-        if self.get(id).is_some() {
-            self.slots.remove(id.slot as usize);
-        }
+    pub(crate) fn close(&mut self, id: SessionId) -> Option<Session> {
+        self.get(id).is_some().then(|| self.slots.remove(id.slot as usize))
     }
 
     pub(crate) fn get(&self, id: SessionId) -> Option<&Session> {
@@ -190,9 +347,14 @@ impl Sessions {
         self.slots.len()
     }
 
+    /// In no particular order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
+        self.slots.iter().map(|(_, session)| session)
+    }
+
     /// In the order in which they connected.
     pub(crate) fn by_age(&self) -> Vec<&Session> {
-        let mut all: Vec<_> = self.slots.iter().map(|(_, session)| session).collect();
+        let mut all: Vec<_> = self.iter().collect();
         all.sort_by_key(|session| session.id.client);
         all
     }

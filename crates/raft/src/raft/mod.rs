@@ -147,7 +147,9 @@ impl<S: LogStorage> Raft<S> {
         }
         // A node that never wrote a term has promised nothing: it answers nobody before its term is durable.
         let fresh = hard_state == HardState::default();
-        let grace_until = if fresh { now } else { now + config.lease };
+        // Nor has one that is alone in its group, as far as its log knows: there is nobody to promise anything to.
+        let alone = configurations.since(log.commit()).all(|c| c.members() == [id]);
+        let grace_until = if fresh || alone { now } else { now + config.lease };
         let mut random = Random::new(seed);
         let reads = Reads::new(random.next_u64());
         let mut raft = Raft {

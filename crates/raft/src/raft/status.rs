@@ -79,6 +79,11 @@ impl<S: LogStorage> Raft<S> {
         }
     }
 
+    /// The term of an entry of the log, committed or not; `None` where the log has none, or has been shortened beyond it.
+    pub fn term_at(&self, index: LogIndex) -> Option<Term> {
+        self.log.term(index)
+    }
+
     fn peer_status(&self, p: &Progress) -> PeerStatus {
         PeerStatus {
             id: p.id,
@@ -97,10 +102,6 @@ impl<S: LogStorage> Raft<S> {
 impl<S: LogStorage> Raft<S> {
     pub(crate) fn log_base(&self) -> EntryId {
         self.log.base()
-    }
-
-    pub(crate) fn term_at(&self, index: LogIndex) -> Option<Term> {
-        self.log.term(index)
     }
 
     pub(crate) fn entry(&self, index: LogIndex) -> Option<Entry> {

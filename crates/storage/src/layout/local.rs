@@ -4,6 +4,9 @@
 //! field 0x01                                        applied state: last applied index and term (the node's format)
 //! field 0x02 | deadline ms (u64) | data key         expiry index; the value is empty
 //! field 0x03 | db (u8)                              key count of a database (u64); absent is 0
+//! field 0x04                                        members of the range's group (the consensus library's format)
+//! field 0x05 | node | incarnation | connection      what a gateway's connection last had executed (the node's format);
+//!                                                   all three u64
 //! ```
 //!
 //! The expiry index has one record for each key with an expiry, written and removed with the key's head record. It may
@@ -20,6 +23,8 @@ use super::{RangeId, tag};
 const FIELD_APPLIED: u8 = 0x01;
 const FIELD_EXPIRY: u8 = 0x02;
 const FIELD_COUNT: u8 = 0x03;
+const FIELD_MEMBERS: u8 = 0x04;
+const FIELD_REQUEST: u8 = 0x05;
 
 /// Tag, range id, field.
 const PREFIX_BYTES: usize = 10;
@@ -35,6 +40,26 @@ fn prefix(range: RangeId, field: u8) -> Vec<u8> {
 /// Where the range's applied state is.
 pub fn applied_key(range: RangeId) -> Bytes {
     Bytes::from(prefix(range, FIELD_APPLIED))
+}
+
+/// Where the members of the range's group are.
+pub fn members_key(range: RangeId) -> Bytes {
+    Bytes::from(prefix(range, FIELD_MEMBERS))
+}
+
+/// Where the range remembers what a connection of a gateway last had executed.
+pub fn request_key(range: RangeId, node: u64, incarnation: u64, connection: u64) -> Bytes {
+    let mut out = request_bound(range, node, incarnation);
+    out.extend_from_slice(&connection.to_be_bytes());
+    Bytes::from(out)
+}
+
+/// The first possible request record of a gateway's incarnation: a bound for scans and deletions.
+pub fn request_bound(range: RangeId, node: u64, incarnation: u64) -> Vec<u8> {
+    let mut out = prefix(range, FIELD_REQUEST);
+    out.extend_from_slice(&node.to_be_bytes());
+    out.extend_from_slice(&incarnation.to_be_bytes());
+    out
 }
 
 /// Where all range-local records of a range are.

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! 0x01 | range id (u64 BE) | field ...                        range-local           [`local`]
-//! 0x02 | ...                                                  system, reserved
+//! 0x02 | table | id                                            system                [`system`]
 //! 0x03 | db (u8) | escaped user key | 0x00 0x01 | sub ...     user data             [`key`], [`chunk`]
 //! 0x04 | ...                                                  transactions, reserved
 //! ```
@@ -23,6 +23,7 @@ mod head;
 pub mod key;
 pub mod local;
 mod stamp;
+pub mod system;
 
 pub use head::{Chunked, Head, HeadError, Kind};
 pub use key::{KeyBuf, KeyError, UserKey};
@@ -34,7 +35,7 @@ pub use crate::RangeId;
 pub mod tag {
     /// Belongs to one range and never leaves it.
     pub const RANGE_LOCAL: u8 = 0x01;
-    /// Cluster-wide bookkeeping. Reserved.
+    /// Cluster-wide bookkeeping.
     pub const SYSTEM: u8 = 0x02;
     /// What clients stored.
     pub const USER: u8 = 0x03;

@@ -1,0 +1,490 @@
+//! What a node does as the leader of a range: executes batches, and says when what came of them may be told.
+//!
+//! ```text
+//!  batch that only reads ── lease holds ──────────────> applied state ──> finish
+//!                        └─ else: Raft::read, Event::Read ──┘
+//!  any other batch ──> evaluated in the log's order ──> waits for its entry ──> applied ──> finish
+//! ```
+//!
+//! What must hold:
+//!
+//! 1. An outcome is told after an entry that was *proposed behind its evaluation* is committed, or while the lease shows
+//!    that nobody else leads. An entry that was proposed before would not do: its acknowledgements may be older than
+//!    another leader's election, and the state evaluated stale by then.
+//! 2. A batch from another node leaves its record in the entry that holds its effects, and a batch that has a record is
+//!    not executed again.
+//! 3. When leadership is lost, nothing is told of what was not applied. The log decides: see [`Node::resolve`].
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dstore_raft::ReadId;
+use dstore_resp::Reply;
+use dstore_rpc::RequestId;
+use dstore_storage::layout::local;
+use dstore_storage::{Direction, Engine, Position, RangeId, WriteOp};
+use prost::Message as _;
+
+use crate::batch::{Batch, Command, Done, Item, Watched, Work};
+use crate::gateway::SessionId;
+use crate::record::{self, Record, RecordKey, Remembered};
+use crate::replica::{Call, Order, Tools};
+use crate::wire::{Execute, Executed, Forget, Refused};
+use crate::{Node, NodeError, Now, Output};
+
+/// Effects that gather in one entry before it is sealed although the turn goes on; and arguments beyond which a command
+/// gets an entry of its own. So that only what is alone in its entry can grow beyond what the log takes, and a flood of
+/// writes does not become one huge write to disk.
+const SHARED_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes of replies after which a batch ends early: what is left of it comes again. Bounds what waits for the log, and
+/// for a client who reads slowly.
+const REPLIES_BYTES_MAX: usize = 1 << 20;
+
+/// Who is to be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// A client of this node.
+    Session(SessionId),
+    /// Another gateway.
+    Peer(RequestId),
+}
+
+/// A batch to be executed here.
+#[derive(Clone, Debug)]
+pub(crate) struct Task {
+    pub(crate) who: Who,
+    pub(crate) batch: Arc<Batch>,
+    /// Where the batch is remembered, if it may come again by another way.
+    pub(crate) record: Option<RecordKey>,
+}
+
+/// What is under way at a range.
+#[derive(Debug, Default)]
+pub(crate) struct Desk {
+    /// Outcomes that wait for an entry of the term that is served. Their positions never fall from front to back.
+    waiters: VecDeque<Waiter>,
+    /// Outcomes for this node's own clients whose entries were logged in a term it does not lead any more.
+    unresolved: Vec<Waiter>,
+    reads: BTreeMap<ReadId, Task>,
+    last_read: u64,
+    /// The gateways heard in the term that is served, by node: incarnation and epoch.
+    gateways: BTreeMap<u64, (u64, u64)>,
+}
+
+/// An outcome that must not be told yet.
+#[derive(Debug)]
+struct Waiter {
+    position: Position,
+    task: Task,
+    done: Vec<Done>,
+}
+
+/// How a piece of work ended, or why it cannot end so.
+enum Tried {
+    Done(Done),
+    /// It must run again in [`Order::Logged`].
+    NeedsTime,
+    /// It came to more than one entry, or one reply, may hold; what it did so far must be undone.
+    TooLarge(&'static str),
+}
+
+const TOO_LARGE_ENTRY: Tried = Tried::TooLarge("the changes are too large for one log entry");
+
+impl<E: Engine> Node<E> {
+    /// Executes a batch of another gateway.
+    pub(crate) fn execute_for(
+        &mut self,
+        now: Now,
+        from: dstore_rpc::NodeId,
+        request: RequestId,
+        execute: Execute,
+    ) -> Result<(), NodeError> {
+        let range = RangeId(execute.range);
+        let Execute { term, epoch, incarnation, connection, .. } = execute;
+        let refused = match self.groups.get(&range).and_then(|group| group.serving()) {
+            Some(serving) if serving.0 == term => {
+                if !self.hear_gateway(now, range, from.0, (incarnation, epoch))? {
+                    Some(Refused::Stale)
+                } else if self.is_congested() {
+                    Some(Refused::Busy)
+                } else {
+                    None
+                }
+            }
+            _ => Some(Refused::NotLeader),
+        };
+        let batch = execute.batch(now.mono);
+        match (refused, batch) {
+            (None, Some(batch)) => {
+                let record = Some(RecordKey { node: from.0, incarnation, connection });
+                self.serve(now, range, Task { who: Who::Peer(request), batch: Arc::new(batch), record })
+            }
+            (refused, _) => {
+                self.answer_peer(request, Executed::refusal(refused.unwrap_or(Refused::Stale)));
+                Ok(())
+            }
+        }
+    }
+
+    /// Notes which of its lives a gateway is in. False for a copy of a request that a newer one has overtaken.
+    fn hear_gateway(&mut self, now: Now, range: RangeId, node: u64, life: (u64, u64)) -> Result<bool, NodeError> {
+        let Some(group) = self.groups.get_mut(&range) else { return Ok(false) };
+        let known = group.desk.gateways.get(&node).copied();
+        if known.is_some_and(|known| life < known) && !planted!(self, AcceptStale) {
+            return Ok(false);
+        }
+        group.desk.gateways.insert(node, life);
+        if known.is_none_or(|known| known.0 < life.0) {
+            // What earlier starts of that node had executed will not be asked for again.
+            let start = local::request_bound(range, node, 0);
+            let end = local::request_bound(range, node, life.0);
+            if self.engine.scan(&start..&end, Direction::Forward)?.entry().is_some() {
+                group.replica.put(now, WriteOp::DeleteRange { start: start.into(), end: end.into() });
+            }
+        }
+        Ok(true)
+    }
+
+    /// A gateway's connections are closed: forgets what they had executed.
+    pub(crate) fn forget(&mut self, now: Now, node: u64, forget: &Forget) -> Result<(), NodeError> {
+        let range = RangeId(forget.range);
+        let serving = self.groups.get(&range).and_then(|group| group.serving());
+        if serving.is_none_or(|term| term.0 != forget.term)
+            || !self.hear_gateway(now, range, node, (forget.incarnation, forget.epoch))?
+        {
+            return Ok(());
+        }
+        let Some(group) = self.groups.get_mut(&range) else { return Ok(()) };
+        for &connection in &forget.connections {
+            let key = RecordKey { node, incarnation: forget.incarnation, connection }.at(range);
+            if group.replica.get(&key, &self.engine)?.is_some() {
+                group.replica.put(now, WriteOp::Delete { key });
+            }
+        }
+        Ok(())
+    }
+
+    /// Executes a batch, or begins to.
+    pub(crate) fn serve(&mut self, now: Now, range: RangeId, task: Task) -> Result<(), NodeError> {
+        if !task.batch.only_reads() {
+            return self.serve_logged(now, range, task);
+        }
+        let Some(group) = self.groups.get_mut(&range) else { return Ok(()) };
+        #[cfg(feature = "planted")]
+        let now = if planted!(self, ReadByOldClock) { Now { mono: self.last_turn, ..now } } else { now };
+        if group.is_latest(now.mono) || planted!(self, ReadWithoutLease) {
+            return self.serve_reads(now, range, task);
+        }
+        group.desk.last_read += 1;
+        let id = ReadId(group.desk.last_read);
+        if group.ask_to_read(id) {
+            group.desk.reads.insert(id, task);
+        } else {
+            self.hand_back(&task, Refused::NotLeader);
+        }
+        Ok(())
+    }
+
+    /// A read may be answered from the state as it is.
+    pub(crate) fn read_granted(&mut self, now: Now, range: RangeId, id: ReadId) -> Result<(), NodeError> {
+        match self.groups.get_mut(&range).and_then(|group| group.desk.reads.remove(&id)) {
+            Some(task) => self.serve_reads(now, range, task),
+            None => Ok(()),
+        }
+    }
+
+    /// A read will not be answered.
+    pub(crate) fn read_dropped(&mut self, range: RangeId, id: ReadId) {
+        if let Some(task) = self.groups.get_mut(&range).and_then(|group| group.desk.reads.remove(&id)) {
+            self.hand_back(&task, Refused::NotLeader);
+        }
+    }
+
+    fn serve_reads(&mut self, now: Now, range: RangeId, task: Task) -> Result<(), NodeError> {
+        let mut done = Vec::with_capacity(task.batch.items.len());
+        let mut bytes = 0;
+        for item in &task.batch.items {
+            let order = if planted!(self, ReadUncommitted) { Order::Logged } else { Order::Applied };
+            match self.try_item(now, range, order, item)? {
+                Tried::Done(outcome) => done.push(outcome),
+                Tried::TooLarge(what) => done.push(Done::Reply(nothing_done(what))),
+                // A key's deadline has passed by the clock alone. The log gets the time, and all of it runs in it.
+                Tried::NeedsTime => return self.serve_logged(now, range, task),
+            }
+            bytes += done.last().map_or(0, Done::bytes);
+            if bytes > REPLIES_BYTES_MAX {
+                break;
+            }
+        }
+        self.finish(now, &task, done)
+    }
+
+    /// Executes a batch in the order of the log. What came of it is told when its entry is applied.
+    fn serve_logged(&mut self, now: Now, range: RangeId, task: Task) -> Result<(), NodeError> {
+        let Some(term) = self.groups.get(&range).and_then(|group| group.serving()) else {
+            self.hand_back(&task, Refused::NotLeader);
+            return Ok(());
+        };
+        let record = self.recall(range, &task)?;
+        let first = task.batch.first;
+        if record.as_ref().is_some_and(|record| record.is_later_than(first)) && !planted!(self, AcceptStale) {
+            self.hand_back(&task, Refused::Stale);
+            return Ok(());
+        }
+        let mut done = Vec::with_capacity(task.batch.items.len());
+        let (mut wrote, mut bytes) = (false, 0);
+        for (at, item) in task.batch.items.iter().enumerate() {
+            let number = first + at as u64;
+            let item = if planted!(self, ReorderConnection) {
+                &task.batch.items[task.batch.items.len() - 1 - at]
+            } else {
+                item
+            };
+            match record.as_ref().map_or(Remembered::No, |record| record.recall(first, number)) {
+                Remembered::Done(outcome) => done.push(outcome),
+                Remembered::Forgotten => {
+                    self.hand_back(&task, Refused::Forgotten);
+                    return Ok(());
+                }
+                Remembered::No => {
+                    if self.needs_new_entry(range, item) {
+                        self.remember(now, range, &task, &done, &mut wrote);
+                        self.seal(range);
+                    }
+                    let (outcome, changed) = self.run_logged(now, range, item)?;
+                    wrote |= changed;
+                    done.push(outcome);
+                }
+            }
+            bytes += done.last().map_or(0, Done::bytes);
+            if bytes > REPLIES_BYTES_MAX {
+                break;
+            }
+        }
+        if planted!(self, ReorderConnection) {
+            done.reverse();
+        }
+        self.remember(now, range, &task, &done, &mut wrote);
+        let group = self.groups.get_mut(&range).expect("it served above");
+        let settled = !group.replica.has_pending();
+        if settled && (group.is_latest(now.mono) || planted!(self, AnswerBeforeCommit)) {
+            return self.finish(now, &task, done);
+        }
+        // See the first rule of the module.
+        group.replica.keep_time(now);
+        let position = Position { index: group.replica.last().next(), term };
+        if planted!(self, AnswerBeforeCommit) {
+            return self.finish(now, &task, done);
+        }
+        group.desk.waiters.push_back(Waiter { position, task, done });
+        Ok(())
+    }
+
+    /// What the range remembers of the batch's connection.
+    fn recall(&self, range: RangeId, task: &Task) -> Result<Option<Record>, NodeError> {
+        let (Some(key), Some(group)) = (task.record, self.groups.get(&range)) else { return Ok(None) };
+        if planted!(self, ForgetRequests) {
+            return Ok(None);
+        }
+        let Some(stored) = group.replica.get(&key.at(range), &self.engine)? else { return Ok(None) };
+        Record::decode(stored).map(Some).ok_or(NodeError::RequestRecord { range })
+    }
+
+    /// Puts what was done of a batch so far beside its effects.
+    fn remember(&mut self, now: Now, range: RangeId, task: &Task, done: &[Done], wrote: &mut bool) {
+        let (Some(key), Some(group)) = (task.record, self.groups.get_mut(&range)) else { return };
+        if std::mem::take(wrote) {
+            group.replica.put(now, WriteOp::Put { key: key.at(range), value: record::encode(&task.batch, done) });
+        }
+    }
+
+    fn needs_new_entry(&self, range: RangeId, item: &Item) -> bool {
+        let Some(group) = self.groups.get(&range) else { return false };
+        let is_alone = matches!(item.work, Work::Block { .. }) || item.work.bytes() > SHARED_BYTES_MAX;
+        group.replica.has_open() && (is_alone || group.replica.open_bytes() > SHARED_BYTES_MAX)
+    }
+
+    /// Runs one piece of work in the order of the log, and says whether it changed anything.
+    fn run_logged(&mut self, now: Now, range: RangeId, item: &Item) -> Result<(Done, bool), NodeError> {
+        let effects = |node: &Self| node.groups.get(&range).map_or(0, |group| group.replica.effects_total());
+        let before = effects(self);
+        match self.try_item(now, range, Order::Logged, item)? {
+            Tried::Done(done) => Ok((done, effects(self) > before)),
+            Tried::NeedsTime => unreachable!("the order of the log has the time"),
+            Tried::TooLarge(what) => {
+                if let Some(group) = self.groups.get_mut(&range) {
+                    group.replica.abandon();
+                }
+                Ok((Done::Reply(nothing_done(what)), false))
+            }
+        }
+    }
+
+    fn try_item(&mut self, now: Now, range: RangeId, order: Order, item: &Item) -> Result<Tried, NodeError> {
+        match &item.work {
+            Work::One(command) => {
+                let reply = self.evaluate(now, range, order, command)?;
+                Ok(if self.entry_overflows(range) {
+                    TOO_LARGE_ENTRY
+                } else {
+                    reply.map_or(Tried::NeedsTime, |reply| Tried::Done(Done::Reply(reply)))
+                })
+            }
+            Work::Watch { db, keys } => {
+                let Some(group) = self.groups.get_mut(&range) else { return Ok(Tried::NeedsTime) };
+                // In the batch's own order: a GET behind it must not see less than it has remembered.
+                let version = |key: &Bytes| group.replica.version(now, order, (*db, key), &self.engine);
+                let versions: Result<Vec<u64>, NodeError> = keys.iter().map(version).collect();
+                Ok(Tried::Done(Done::Versions(versions?)))
+            }
+            Work::Block { watched, commands } => self.try_block(now, range, order, watched, commands),
+        }
+    }
+
+    /// Runs commands as one: at one stamp, in one entry, over one state; unless a watched key has changed.
+    fn try_block(
+        &mut self,
+        now: Now,
+        range: RangeId,
+        order: Order,
+        watched: &[Watched],
+        commands: &[Command],
+    ) -> Result<Tried, NodeError> {
+        if !self.unchanged(now, range, watched)? {
+            return Ok(Tried::Done(Done::Block(None)));
+        }
+        let mut replies = Vec::with_capacity(commands.len());
+        let mut reply_bytes = 0;
+        for command in commands {
+            let Some(reply) = self.evaluate(now, range, order, command)? else { return Ok(Tried::NeedsTime) };
+            reply_bytes += reply.bytes_len();
+            replies.push(reply);
+            if self.entry_overflows(range) {
+                return Ok(TOO_LARGE_ENTRY);
+            }
+            if reply_bytes > self.limits.commands.reply_bytes_max {
+                return Ok(Tried::TooLarge("the replies of the transaction are too large together"));
+            }
+        }
+        Ok(Tried::Done(Done::Block(Some(replies))))
+    }
+
+    /// Whether every watched key still has the version it had.
+    fn unchanged(&mut self, now: Now, range: RangeId, watched: &[Watched]) -> Result<bool, NodeError> {
+        let Some(group) = self.groups.get_mut(&range) else { return Ok(false) };
+        for Watched { db, key, version } in watched {
+            let current = group.replica.version(now, Order::Logged, (*db, key), &self.engine)?;
+            if current != *version {
+                if current == 0 {
+                    // It may have gone by expiring, and must not be found there later.
+                    group.replica.keep_time(now);
+                }
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn entry_overflows(&self, range: RangeId) -> bool {
+        let open_bytes = self.groups.get(&range).map_or(0, |group| group.replica.open_bytes());
+        open_bytes > self.limits.entry_bytes_max
+    }
+
+    /// Evaluates a command over the data. `None`: again in [`Order::Logged`].
+    fn evaluate(
+        &mut self,
+        now: Now,
+        range: RangeId,
+        order: Order,
+        command: &Command,
+    ) -> Result<Option<Reply>, NodeError> {
+        let Some(group) = self.groups.get_mut(&range) else { return Ok(None) };
+        let tools = Tools { engine: &self.engine, cursors: &mut self.cursors, limits: &self.limits.commands };
+        let call = Call { db: command.db, spec: command.spec, args: &command.args };
+        group.replica.evaluate(now, order, call, tools)
+    }
+
+    /// Tells what waited for entries that are applied now.
+    pub(crate) fn release(&mut self, now: Now, range: RangeId) -> Result<(), NodeError> {
+        loop {
+            let Some(group) = self.groups.get_mut(&range) else { return Ok(()) };
+            let applied = group.replica.applied().position.index;
+            let early = planted!(self, AnswerBeforeDurable);
+            let next = group.desk.waiters.pop_front_if(|waiter| waiter.position.index <= applied || early);
+            let Some(Waiter { task, done, .. }) = next else { return Ok(()) };
+            self.finish(now, &task, done)?;
+        }
+    }
+
+    /// Leadership is lost. Other gateways ask the next leader; for our own clients the log will tell.
+    pub(crate) fn leadership_lost(&mut self, range: RangeId) {
+        let Some(group) = self.groups.get_mut(&range) else { return };
+        group.desk.gateways.clear();
+        for waiter in std::mem::take(&mut group.desk.waiters) {
+            match waiter.task.who {
+                Who::Session(_) => group.desk.unresolved.push(waiter),
+                Who::Peer(request) => answer_peer(&mut self.outputs, request, Executed::refusal(Refused::Lost)),
+            }
+        }
+    }
+
+    /// Tells what became of batches whose entries were logged in a term that this node leads no more. An entry
+    /// that is committed is in the log for ever. One that is not there never will be, once something of a *later term* is
+    /// committed at or before its place, since terms never fall along a log. Before that nobody knows.
+    pub(crate) fn resolve(&mut self, now: Now, range: RangeId) -> Result<(), NodeError> {
+        let Some(group) = self.groups.get_mut(&range) else { return Ok(()) };
+        if group.desk.unresolved.is_empty() {
+            return Ok(());
+        }
+        let (committed, applied) = (group.committed(), group.replica.applied().position.index);
+        for waiter in std::mem::take(&mut group.desk.unresolved) {
+            let position = waiter.position;
+            let Some(group) = self.groups.get_mut(&range) else { return Ok(()) };
+            if position.index > committed.index && committed.term <= position.term {
+                group.desk.unresolved.push(waiter);
+                continue;
+            }
+            let found = if position.index > committed.index { None } else { group.term_at(position.index) };
+            match found {
+                Some(term) if term == position.term && position.index > applied => group.desk.unresolved.push(waiter),
+                Some(term) if term == position.term && !planted!(self, RetryCommitted) => {
+                    self.finish(now, &waiter.task, waiter.done)?;
+                }
+                None if position.index <= committed.index => self.hand_back(&waiter.task, Refused::Lost),
+                _ => self.hand_back(&waiter.task, Refused::NotLeader),
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells what came of a batch.
+    fn finish(&mut self, now: Now, task: &Task, done: Vec<Done>) -> Result<(), NodeError> {
+        match task.who {
+            Who::Session(session) => self.complete(now, session, task.batch.first, done)?,
+            Who::Peer(request) => self.answer_peer(request, Executed::of(&task.batch, &done)),
+        }
+        Ok(())
+    }
+
+    /// Gives a batch back that was not executed here, or of which nobody knows.
+    fn hand_back(&mut self, task: &Task, why: Refused) {
+        match task.who {
+            Who::Session(session) => self.take_back(session, task.batch.first, why),
+            Who::Peer(request) => self.answer_peer(request, Executed::refusal(why)),
+        }
+    }
+
+    fn answer_peer(&mut self, request: RequestId, executed: Executed) {
+        answer_peer(&mut self.outputs, request, executed);
+    }
+}
+
+fn answer_peer(outputs: &mut VecDeque<Output>, request: RequestId, executed: Executed) {
+    outputs.push_back(Output::Answer { request, result: Ok(executed.encode_to_vec().into()) });
+}
+
+fn nothing_done(what: &str) -> Reply {
+    Reply::error(format!("ERR {what}; nothing was done"))
+}

@@ -1,0 +1,136 @@
+//! [`NodeStatus`]: a node as its operators see it.
+
+use dstore_raft::Role;
+use dstore_storage::{Engine, RangeId};
+
+use crate::gateway::{DATABASES, LogUse, Stats, Usage};
+use crate::{Node, NodeError, SYSTEM_RANGE, USER_RANGE};
+
+/// A node at one moment.
+#[derive(Clone, Debug)]
+pub struct NodeStatus {
+    /// This node's id.
+    pub node: u64,
+    /// Its ranges.
+    pub ranges: Vec<RangeStatus>,
+    /// The members of the cluster.
+    pub members: Vec<MemberStatus>,
+    /// Clients' requests that wait for a leader to take them.
+    pub requests_held: usize,
+    /// Clients connected.
+    pub clients: usize,
+    /// Keys per database, expired ones that are still there included.
+    pub keys: [u64; DATABASES as usize],
+    /// Counters since the start.
+    pub stats: Stats,
+    /// What the process uses.
+    pub usage: Usage,
+    /// What the log uses.
+    pub log: LogUse,
+}
+
+/// A range at this node.
+#[derive(Clone, Debug)]
+pub struct RangeStatus {
+    /// Which.
+    pub range: RangeId,
+    /// This node's part in it: `leader`, `follower`, `candidate`.
+    pub role: &'static str,
+    /// Its term.
+    pub term: u64,
+    /// Who leads, if known.
+    pub leader: Option<u64>,
+    /// Whether this node leads and takes commands.
+    pub is_serving: bool,
+    /// Everything up to here is decided.
+    pub commit: u64,
+    /// Everything up to here is in the data.
+    pub applied: u64,
+    /// The last entry of the log.
+    pub last: u64,
+    /// The last entry of the log that is durable here.
+    pub durable: u64,
+    /// The entry before the first of the log.
+    pub begin: u64,
+    /// As its leader, how far each other member has the log durably.
+    pub matched: Vec<(u64, u64)>,
+}
+
+/// A member of the cluster.
+#[derive(Clone, Debug)]
+pub struct MemberStatus {
+    /// Its id.
+    pub node: u64,
+    /// Where peers reach it.
+    pub peer_address: String,
+    /// Where clients reach it; empty until it has said so.
+    pub client_address: String,
+    /// Its version; empty until it has said so.
+    pub version: String,
+}
+
+impl NodeStatus {
+    /// The range of user data.
+    pub fn user_range(&self) -> Option<&RangeStatus> {
+        self.ranges.iter().find(|range| range.range == USER_RANGE)
+    }
+}
+
+impl<E: Engine> Node<E> {
+    /// This node at this moment.
+    ///
+    /// # Errors
+    ///
+    /// The engine failed.
+    pub fn status(&self) -> Result<NodeStatus, NodeError> {
+        let mut members = Vec::with_capacity(self.members.len());
+        for member in &self.members {
+            let record = self.node_record(member.node.0)?.unwrap_or_default();
+            members.push(MemberStatus {
+                node: member.node.0,
+                peer_address: member.peer_address.clone(),
+                client_address: record.client_address,
+                version: record.version,
+            });
+        }
+        let mut keys = [0; DATABASES as usize];
+        if let Some(group) = self.groups.get(&USER_RANGE) {
+            for (db, keys) in (0..).zip(&mut keys) {
+                *keys = group.replica.key_count(db, &self.engine)?;
+            }
+        }
+        Ok(NodeStatus {
+            node: self.identity.node.0,
+            ranges: [SYSTEM_RANGE, USER_RANGE].into_iter().filter_map(|range| self.range_status(range)).collect(),
+            members,
+            requests_held: self.held.len(),
+            clients: self.sessions.len(),
+            keys,
+            stats: self.stats,
+            usage: self.host.usage(),
+            log: self.host.log(),
+        })
+    }
+
+    fn range_status(&self, range: RangeId) -> Option<RangeStatus> {
+        let group = self.groups.get(&range)?;
+        let status = group.status();
+        Some(RangeStatus {
+            range,
+            role: match status.role {
+                Role::Leader => "leader",
+                Role::Follower => "follower",
+                Role::PreCandidate | Role::Candidate => "candidate",
+            },
+            term: status.term.0,
+            leader: status.leader.map(|leader| leader.0),
+            is_serving: group.serving().is_some(),
+            commit: status.commit.0,
+            applied: group.replica.applied().position.index.0,
+            last: status.last.index.0,
+            durable: status.durable.0,
+            begin: status.base.index.0,
+            matched: status.peers.iter().map(|peer| (peer.id.0, peer.matched.0)).collect(),
+        })
+    }
+}

@@ -1,0 +1,90 @@
+//! What nodes say to each other, as bytes. The bodies are protobuf messages; the frames around them are the RPC
+//! library's.
+//!
+//! | number | kind | what |
+//! |---|---|---|
+//! | 1 | message | [`RAFT`]: one message of one range's group |
+//! | 2 | message | [`RETAIN`]: the leader says from where on the log is still needed by somebody |
+//! | 3 | message | [`ANNOUNCE`]: a node says where it is, to the leader of the system range |
+//! | 4 | message | [`FORGET`]: a gateway says which of its connections are closed |
+//! | 16 | call | [`EXECUTE`]: a gateway has a batch of commands executed by the leader of a range |
+//!
+//! Numbers are never used for something else later. A node that does not know one answers so, or passes a message over.
+
+mod batch;
+mod consensus;
+
+pub(crate) use batch::{Execute, Executed, Refused};
+pub(crate) use consensus::{RaftBody, kind_number, kind_of};
+
+use dstore_rpc::service::{CallMethod, MessageMethod};
+
+/// One message of one range's group.
+pub(crate) const RAFT: MessageMethod<RaftBody> = MessageMethod::new(1, "raft");
+/// From where on the log is still needed by somebody.
+pub(crate) const RETAIN: MessageMethod<Retain> = MessageMethod::new(2, "retain");
+/// Where a node is.
+pub(crate) const ANNOUNCE: MessageMethod<NodeRecord> = MessageMethod::new(3, "announce");
+/// Which connections of a gateway are closed.
+pub(crate) const FORGET: MessageMethod<Forget> = MessageMethod::new(4, "forget");
+/// Executes a batch of commands.
+pub(crate) const EXECUTE: CallMethod<Execute, Executed> = CallMethod::new(16, "execute");
+
+/// Everything up to `index` is durable at every member: nobody will ask for it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Retain {
+    #[prost(uint64, tag = "1")]
+    pub(crate) range: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) index: u64,
+}
+
+/// What the cluster knows of a node. Also the value of its record in the system range.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub(crate) struct NodeRecord {
+    #[prost(fixed64, tag = "1")]
+    pub(crate) node: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) incarnation: u64,
+    #[prost(string, tag = "3")]
+    pub(crate) peer_address: String,
+    #[prost(string, tag = "4")]
+    pub(crate) client_address: String,
+    #[prost(string, tag = "5")]
+    pub(crate) version: String,
+}
+
+/// What the cluster knows of a range: the value of its descriptor in the system range.
+#[derive(Clone, Eq, PartialEq, prost::Message)]
+pub(crate) struct Descriptor {
+    #[prost(uint64, tag = "1")]
+    pub(crate) range: u64,
+    /// First key; empty for the beginning of the key space.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) start: bytes::Bytes,
+    /// Key behind the last; empty for the end of the key space.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub(crate) end: bytes::Bytes,
+    #[prost(fixed64, repeated, tag = "4")]
+    pub(crate) replicas: Vec<u64>,
+    /// Grows with every change.
+    #[prost(uint64, tag = "5")]
+    pub(crate) generation: u64,
+}
+
+/// Connections of a gateway that are closed, so that what they had executed need not be remembered.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Forget {
+    #[prost(uint64, tag = "1")]
+    pub(crate) range: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) epoch: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) incarnation: u64,
+    #[prost(uint64, repeated, tag = "5")]
+    pub(crate) connections: Vec<u64>,
+}

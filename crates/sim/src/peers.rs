@@ -1,0 +1,466 @@
+//! A node's connections to its peers: the production protocol of `dstore-rpc` over simulated streams.
+//!
+//! What `dstore_rpc::driver` is on an event loop, this is in the simulation: it feeds channels and accepted connections
+//! with what arrived, does what they ask for about transports, and hands their events on. As there, links of channel `n` are
+//! numbered from `n << CHANNEL_SHIFT`, and accepted connections below the first, so that a request's id says to which
+//! connection its answer belongs.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dstore_rpc::{
+    Action, Admission, CallId, CallOptions, Channel, Config, Connection, Entropy, Event, Identity, Lane, LinkId,
+    NodeId, RequestId, Route, Status, TraceId,
+};
+
+use crate::network::{Arrival, End, Machine, Network, StreamId};
+use crate::time::Moment;
+
+const CHANNEL_SHIFT: u32 = 32;
+
+fn key_of(link: LinkId) -> u64 {
+    match link.0 >> CHANNEL_SHIFT {
+        0 => link.0,
+        channel => channel << CHANNEL_SHIFT,
+    }
+}
+
+/// The machine of a node: nodes count from 1, machines from 0.
+pub fn machine_of(node: NodeId) -> Machine {
+    usize::try_from(node.0).expect("few nodes") - 1
+}
+
+/// The node of a machine.
+pub fn node_of(machine: Machine) -> NodeId {
+    NodeId(machine as u64 + 1)
+}
+
+/// What the peers did.
+#[derive(Debug)]
+pub enum PeerEvent {
+    /// A connection for messages came up, or went down.
+    Link {
+        /// To whom.
+        node: NodeId,
+        /// Whether we made it, rather than the peer.
+        dialed: bool,
+        /// Whether it came up.
+        up: bool,
+    },
+    /// A one-way message.
+    Message {
+        /// From whom.
+        from: NodeId,
+        /// Which.
+        method: u32,
+        /// Its content.
+        body: Bytes,
+    },
+    /// A call, to be answered.
+    Call {
+        /// From whom.
+        caller: Identity,
+        /// To answer by.
+        request: RequestId,
+        /// Which method.
+        method: u32,
+        /// Its request.
+        body: Bytes,
+    },
+    /// A call of ours ended.
+    Reply {
+        /// As given to [`Peers::call`].
+        token: u64,
+        /// Its result.
+        result: Result<Bytes, Status>,
+    },
+}
+
+enum Side {
+    Dialing(Box<Channel>),
+    Accepted(Box<Connection>),
+}
+
+struct Transport {
+    link: LinkId,
+    stream: StreamId,
+    end: End,
+    /// Bytes may be sent.
+    connected: bool,
+}
+
+struct Slot {
+    side: Side,
+    peer: Option<Identity>,
+    transport: Option<Transport>,
+}
+
+/// The connections of one start of a node. See the [module](self).
+pub struct Peers {
+    machine: Machine,
+    config: Arc<Config>,
+    admission: Admission,
+    entropy: Entropy,
+    slots: BTreeMap<u64, Slot>,
+    channels: BTreeMap<NodeId, u64>,
+    accepted: u64,
+    by_stream: BTreeMap<StreamId, u64>,
+    calls: BTreeMap<(u64, CallId), u64>,
+    touched: BTreeSet<u64>,
+    events: VecDeque<PeerEvent>,
+}
+
+impl Peers {
+    /// Knows the other nodes of the cluster. `seed` is another one at every start.
+    pub fn new(config: Config, seed: [u8; 32], nodes: usize) -> Peers {
+        let machine = machine_of(config.identity.node);
+        let mut peers = Peers {
+            machine,
+            config: Arc::new(config),
+            admission: Admission::default(),
+            entropy: Entropy::new(seed),
+            slots: BTreeMap::new(),
+            channels: BTreeMap::new(),
+            accepted: 0,
+            by_stream: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            touched: BTreeSet::new(),
+            events: VecDeque::new(),
+        };
+        for other in (0..nodes).filter(|other| *other != machine) {
+            let key = (other as u64 + 1) << CHANNEL_SHIFT;
+            let route = Route { lane: Lane::Messages, expected: Some(node_of(other)), links_above: LinkId(key) };
+            let channel = Channel::new(peers.config.clone(), peers.admission.clone(), peers.entropy.fork(), route);
+            let slot = Slot { side: Side::Dialing(Box::new(channel)), peer: None, transport: None };
+            peers.slots.insert(key, slot);
+            peers.channels.insert(node_of(other), key);
+        }
+        peers
+    }
+
+    /// Connects to everybody without waiting for something to send.
+    pub fn connect(&mut self, now: Instant) {
+        let keys: Vec<u64> = self.channels.values().copied().collect();
+        for key in keys {
+            self.with_channel(key, |channel| channel.connect(now));
+        }
+    }
+
+    /// Something arrived on a stream.
+    pub fn handle(&mut self, now: Instant, stream: StreamId, end: End, arrival: Arrival) {
+        if arrival == Arrival::Accepted {
+            return self.accept(now, stream);
+        }
+        let Some(key) = self.by_stream.get(&stream).copied() else { return };
+        self.touched.insert(key);
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let Some(transport) = slot.transport.as_mut().filter(|transport| transport.stream == stream) else { return };
+        debug_assert_eq!(transport.end, end, "stream {stream:?} arrives at its own end");
+        let link = transport.link;
+        match (arrival, &mut slot.side) {
+            (Arrival::Connected, _) => transport.connected = true,
+            (Arrival::Bytes(bytes), Side::Dialing(channel)) => channel.handle_input(now, link, &bytes),
+            (Arrival::Bytes(bytes), Side::Accepted(connection)) => connection.handle_input(now, &bytes),
+            (Arrival::Closed(why), Side::Dialing(channel)) => channel.handle_lost(now, link, why),
+            (Arrival::Closed(why), Side::Accepted(connection)) => connection.handle_lost(now, why),
+            (Arrival::Room | Arrival::Accepted, _) => {}
+        }
+    }
+
+    fn accept(&mut self, now: Instant, stream: StreamId) {
+        self.accepted += 1;
+        let link = LinkId(self.accepted);
+        let (config, admission) = (self.config.clone(), self.admission.clone());
+        let connection = Connection::accept(config, admission, now, link, self.entropy.nonce());
+        let transport = Transport { link, stream, end: End::Acceptor, connected: true };
+        let slot = Slot { side: Side::Accepted(Box::new(connection)), peer: None, transport: Some(transport) };
+        self.slots.insert(link.0, slot);
+        self.by_stream.insert(stream, link.0);
+        self.touched.insert(link.0);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        for (key, slot) in &mut self.slots {
+            if timeout_of(slot).is_some_and(|timeout| timeout <= now) {
+                match &mut slot.side {
+                    Side::Dialing(channel) => channel.handle_timeout(now),
+                    Side::Accepted(connection) => connection.handle_timeout(now),
+                }
+                self.touched.insert(*key);
+            }
+        }
+    }
+
+    /// When [`Peers::handle_timeout`] is to be called.
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        self.slots.values_mut().filter_map(timeout_of).min()
+    }
+
+    /// Sends a one-way message; false if it was dropped.
+    pub fn send(&mut self, now: Instant, to: NodeId, method: u32, body: Bytes) -> bool {
+        let Some(key) = self.channels.get(&to).copied() else { return false };
+        self.with_channel(key, |channel| channel.send(now, method, body, TraceId(0))).unwrap_or(false)
+    }
+
+    /// Calls; a [`PeerEvent::Reply`] with this token ends it.
+    pub fn call(&mut self, now: Instant, to: NodeId, token: u64, (method, body): (u32, Bytes), timeout: Duration) {
+        let key = *self.channels.get(&to).expect("a node calls the peers it was given");
+        let options = CallOptions::deadline(now + timeout);
+        if let Some(call) = self.with_channel(key, |channel| channel.call(now, method, body, options)) {
+            self.calls.insert((key, call), token);
+        }
+    }
+
+    /// Answers a peer's call. False if nobody waits for it any more.
+    pub fn answer(&mut self, now: Instant, request: RequestId, result: Result<Bytes, Status>) -> bool {
+        let key = key_of(request.link());
+        self.touched.insert(key);
+        match self.slots.get_mut(&key).map(|slot| &mut slot.side) {
+            Some(Side::Dialing(channel)) => channel.answer(now, request, result),
+            Some(Side::Accepted(connection)) => connection.answer(now, request, result),
+            None => false,
+        }
+    }
+
+    /// What happened, in order.
+    pub fn poll_event(&mut self) -> Option<PeerEvent> {
+        self.events.pop_front()
+    }
+
+    /// Takes what channels and connections have to tell, does what they ask for, and sends what they have to say.
+    pub fn settle(&mut self, now: Instant, moment: Moment, network: &mut Network) {
+        while let Some(key) = self.touched.pop_first() {
+            while let Some(event) = self.slots.get_mut(&key).and_then(poll_event) {
+                self.event((now, moment), network, key, event);
+            }
+            while let Some(action) = self.slots.get_mut(&key).and_then(poll_action) {
+                self.act(moment, network, key, action);
+            }
+            self.pump(now, moment, network, key);
+        }
+    }
+
+    fn with_channel<R>(&mut self, key: u64, does: impl FnOnce(&mut Channel) -> R) -> Option<R> {
+        self.touched.insert(key);
+        match &mut self.slots.get_mut(&key)?.side {
+            Side::Dialing(channel) => Some(does(channel)),
+            Side::Accepted(_) => None,
+        }
+    }
+
+    fn event(&mut self, (now, moment): (Instant, Moment), network: &mut Network, key: u64, event: Event) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        let dialed = matches!(slot.side, Side::Dialing(_));
+        match event {
+            Event::Established(peer) => {
+                slot.peer = Some(peer.identity);
+                self.events.push_back(PeerEvent::Link { node: peer.identity.node, dialed, up: true });
+            }
+            Event::Completed { call, result } => {
+                if let Some(token) = self.calls.remove(&(key, call)) {
+                    self.events.push_back(PeerEvent::Reply { token, result });
+                }
+            }
+            Event::Request { id, method, body, .. } => {
+                let caller = slot.peer.expect("only established peers call");
+                self.events.push_back(PeerEvent::Call { caller, request: id, method, body });
+            }
+            Event::Message { method, body, .. } => {
+                let from = slot.peer.expect("only established peers send").node;
+                self.events.push_back(PeerEvent::Message { from, method, body });
+            }
+            Event::Closed { .. } => {
+                if let Some(identity) = slot.peer.take() {
+                    self.events.push_back(PeerEvent::Link { node: identity.node, dialed, up: false });
+                }
+                if !dialed {
+                    self.bury((now, moment), network, key);
+                }
+            }
+            Event::Cancelled { .. }
+            | Event::StreamOpened { .. }
+            | Event::StreamChunk { .. }
+            | Event::StreamWritable { .. }
+            | Event::StreamClosed { .. } => {}
+        }
+    }
+
+    /// An accepted connection is over: its last words leave, then nothing is left of it.
+    fn bury(&mut self, (now, moment): (Instant, Moment), network: &mut Network, key: u64) {
+        let Some(mut slot) = self.slots.remove(&key) else { return };
+        let Some(transport) = slot.transport.take() else { return };
+        if let Side::Accepted(connection) = &mut slot.side {
+            while let Some(last) = connection.poll_output(now) {
+                network.send(moment, transport.stream, transport.end, last);
+            }
+        }
+        self.by_stream.remove(&transport.stream);
+        network.close(moment, transport.stream, transport.end);
+    }
+
+    fn act(&mut self, moment: Moment, network: &mut Network, key: u64, action: Action) {
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        match action {
+            Action::Dial(link) => {
+                let to = self.channels.iter().find(|(_, of)| **of == key).map(|(node, _)| *node);
+                let to = machine_of(to.expect("only channels dial"));
+                let stream = network.dial(moment, self.machine, to);
+                slot.transport = Some(Transport { link, stream, end: End::Dialer, connected: false });
+                self.by_stream.insert(stream, key);
+            }
+            Action::Hangup { link, last } => {
+                let Some(transport) = slot.transport.take_if(|transport| transport.link == link) else { return };
+                if transport.connected && !last.is_empty() {
+                    network.send(moment, transport.stream, transport.end, last);
+                }
+                self.by_stream.remove(&transport.stream);
+                network.close(moment, transport.stream, transport.end);
+            }
+        }
+    }
+
+    fn pump(&mut self, now: Instant, moment: Moment, network: &mut Network, key: u64) {
+        let Some(Slot { side, transport: Some(transport), .. }) = self.slots.get_mut(&key) else { return };
+        while transport.connected && network.has_room(transport.stream, transport.end) {
+            let piece = match side {
+                Side::Dialing(channel) => channel.poll_output(now, transport.link),
+                Side::Accepted(connection) => connection.poll_output(now),
+            };
+            let Some(piece) = piece else { return };
+            network.send(moment, transport.stream, transport.end, piece);
+        }
+    }
+}
+
+fn timeout_of(slot: &mut Slot) -> Option<Instant> {
+    match &mut slot.side {
+        Side::Dialing(channel) => channel.poll_timeout(),
+        Side::Accepted(connection) => connection.poll_timeout(),
+    }
+}
+
+fn poll_event(slot: &mut Slot) -> Option<Event> {
+    match &mut slot.side {
+        Side::Dialing(channel) => channel.poll_event(),
+        Side::Accepted(connection) => connection.poll_event(),
+    }
+}
+
+fn poll_action(slot: &mut Slot) -> Option<Action> {
+    match &mut slot.side {
+        Side::Dialing(channel) => channel.poll_action(),
+        Side::Accepted(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dstore_rpc::{ClusterId, Incarnation, Secret};
+
+    use super::*;
+    use crate::random::Random;
+    use crate::time::{Clock, MILLI, SECOND};
+
+    struct World {
+        network: Network,
+        peers: Vec<Peers>,
+        clock: Clock,
+        schedule: BTreeSet<(Moment, StreamId, End)>,
+        now: Moment,
+        seen: Vec<(Machine, PeerEvent)>,
+    }
+
+    impl World {
+        #[allow(clippy::disallowed_methods)]
+        fn new(seed: u64) -> World {
+            let config = |machine| {
+                let identity = Identity { cluster: ClusterId(1), node: node_of(machine), incarnation: Incarnation(1) };
+                Config::new(identity, Secret::new(b"the secret of the simulator").expect("long enough"))
+            };
+            World {
+                network: Network::new(Random::new(seed), 2),
+                peers: (0..2).map(|machine| Peers::new(config(machine), [machine as u8; 32], 2)).collect(),
+                clock: Clock::new(Instant::now(), 0, 0, 0),
+                schedule: BTreeSet::new(),
+                now: 0,
+                seen: Vec::new(),
+            }
+        }
+
+        fn run(&mut self, until: Moment) {
+            loop {
+                for machine in 0..2 {
+                    let now = self.clock.instant(self.now);
+                    self.peers[machine].handle_timeout(now);
+                    self.peers[machine].settle(now, self.now, &mut self.network);
+                    while let Some(event) = self.peers[machine].poll_event() {
+                        if let PeerEvent::Call { request, body, .. } = &event {
+                            self.peers[machine].answer(now, *request, Ok(body.clone()));
+                            self.peers[machine].settle(now, self.now, &mut self.network);
+                        }
+                        self.seen.push((machine, event));
+                    }
+                }
+                while let Some(next) = self.network.poll_schedule() {
+                    self.schedule.insert(next);
+                }
+                let timers = self.peers.iter_mut().filter_map(Peers::poll_timeout).min();
+                let zero = self.clock.instant(0);
+                let timer = timers.map_or(Moment::MAX, |at| (at - zero).as_nanos() as Moment);
+                let next = self.schedule.first().map_or(Moment::MAX, |(at, ..)| *at).min(timer.max(self.now));
+                if next > until {
+                    self.now = until;
+                    return;
+                }
+                self.now = next;
+                if self.schedule.first().is_some_and(|(at, ..)| *at <= next)
+                    && let Some((_, id, end)) = self.schedule.pop_first()
+                    && let Some((machine, arrival)) = self.network.arrive(next, id, end)
+                {
+                    self.peers[machine].handle(self.clock.instant(next), id, end, arrival);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn calls_are_answered_over_the_simulated_network_and_links_come_back_after_a_cut() {
+        let mut world = World::new(5);
+        let now = world.clock.instant(0);
+        world.peers[0].call(now, node_of(1), 7, (1, Bytes::from_static(b"hello")), Duration::from_secs(5));
+        world.run(SECOND);
+        let answered = |world: &World, wanted: u64| {
+            world.seen.iter().any(|(machine, event)| {
+                matches!(event, PeerEvent::Reply { token, result: Ok(body) } if *machine == 0 && *token == wanted && body == "hello")
+            })
+        };
+        assert!(answered(&world, 7), "{:?}", world.seen);
+        for id in world.network.streams() {
+            world.network.cut(world.now, id);
+        }
+        world.run(5 * SECOND);
+        let downs = world.seen.iter().filter(|(_, event)| matches!(event, PeerEvent::Link { up: false, .. })).count();
+        assert_eq!(downs, 2, "both ends heard of it: {:?}", world.seen);
+        let now = world.clock.instant(world.now);
+        world.peers[0].call(now, node_of(1), 8, (1, Bytes::from_static(b"hello")), Duration::from_secs(5));
+        world.run(world.now + 100 * MILLI);
+        assert!(answered(&world, 8), "{:?}", world.seen);
+    }
+
+    #[test]
+    fn a_call_into_a_partition_ends_at_its_deadline() {
+        let mut world = World::new(6);
+        let now = world.clock.instant(0);
+        world.peers[0].connect(now);
+        world.run(SECOND);
+        world.network.block(0, 1);
+        let now = world.clock.instant(world.now);
+        world.peers[0].call(now, node_of(1), 9, (1, Bytes::from_static(b"hello")), Duration::from_secs(1));
+        world.run(3 * SECOND);
+        let ended = world.seen.iter().any(|(_, event)| matches!(event, PeerEvent::Reply { token: 9, result: Err(_) }));
+        assert!(ended, "{:?}", world.seen);
+    }
+}
