@@ -69,9 +69,9 @@ impl Default for NodeLimits {
             entry_bytes_max: 68 << 20,
             inflight_bytes_max: 64 << 20,
             request_timeout: Duration::from_secs(5),
-            election_timeout: Duration::from_millis(600),
-            heartbeat_interval: Duration::from_millis(100),
-            lease: Duration::from_millis(500),
+            election_timeout: Duration::from_millis(700),
+            heartbeat_interval: Duration::from_millis(70),
+            lease: Duration::from_millis(350),
             lease_reads: true,
             follower_reads: false,
         }
@@ -461,6 +461,10 @@ impl<E: Engine> Node<E> {
     pub fn handle_link(&mut self, now: Now, peer: NodeId, is_up: bool) {
         if is_up {
             self.epoch += 1;
+            // The first founder of a new cluster need not wait until it notices that nobody leads.
+            if self.members.first().is_some_and(|first| first.node == self.identity.node) {
+                self.groups.values_mut().for_each(|group| group.stand_first(now.mono));
+            }
             return;
         }
         for group in self.groups.values_mut() {

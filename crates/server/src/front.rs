@@ -12,6 +12,7 @@
 
 mod watched;
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,7 +27,7 @@ use dstore_node::{ClientAddress, Node, NodeError, Output, SessionId};
 use dstore_resp::{ProtocolError, ReplySink, RequestDecoder, encode};
 use dstore_rpc::driver::{self, LinkEvent, Rpc, RpcTimer};
 use dstore_rpc::service::{Answer, Incoming, Origin};
-use dstore_rpc::{CallOptions, Lane, TraceId};
+use dstore_rpc::{CallOptions, CloseCode, CloseReason as LinkEnd, ClusterId, Lane, NodeId, Refusal, TraceId};
 use dstore_storage::{Log, LogError, LogIndex, LogOp, RangeId};
 
 use crate::clock::now;
@@ -69,6 +70,21 @@ pub enum Fatal {
     /// The event loop broke.
     #[error(transparent)]
     Loop(#[from] LoopError),
+    /// The peers are not of this node's cluster.
+    #[error("the peers belong to cluster {theirs}, this data directory to cluster {ours}: it is in the wrong place")]
+    Foreign {
+        /// The directory's.
+        ours: ClusterId,
+        /// The peers'.
+        theirs: ClusterId,
+    },
+}
+
+impl Fatal {
+    /// Whether the node never was in a state to serve, as after any other refusal to start.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Fatal::Foreign { .. })
+    }
 }
 
 /// Rounds of work that lead to more work within one turn of the loop. What is then left comes in the next, at once.
@@ -96,6 +112,10 @@ pub struct Front {
     stalled: Vec<ConnectionId>,
     local_address: String,
     timer: Option<TimerId>,
+    /// Why peers were refused, or refused us, as it was last said.
+    refusals: BTreeMap<NodeId, String>,
+    /// A connection with some peer was once established.
+    was_linked: bool,
     /// Something was told to the core that [`Node::end_turn`] has not seen.
     pending: bool,
     /// Set once. From then on nothing is answered any more.
@@ -142,6 +162,8 @@ impl Front {
             stalled: Vec::new(),
             local_address: String::new(),
             timer: None,
+            refusals: BTreeMap::new(),
+            was_linked: false,
             pending: true,
             fatal: None,
         }
@@ -374,13 +396,50 @@ impl driver::Host for Front {
     fn on_link(&mut self, net: &mut Net<Self>, event: &LinkEvent) {
         let (peer, is_up) = match event {
             LinkEvent::Up { peer, dialed: true } if peer.lane == Lane::Messages => (peer.identity.node, true),
-            LinkEvent::Down { node: Some(node), lane, dialed: true, .. } if *lane != Some(Lane::Bulk) => (*node, false),
+            LinkEvent::Down { node: Some(node), lane, dialed: true, reason } if *lane != Some(Lane::Bulk) => {
+                self.note_refusal(net, *node, reason);
+                (*node, false)
+            }
+            LinkEvent::Down { dialed: false, reason: LinkEnd::Refused(why), .. } => {
+                // An accepted connection's end is nobody's yet.
+                if self.refusals.insert(NodeId(0), why.to_string()).as_ref() != Some(&why.to_string()) {
+                    tracing::warn!("a peer was refused: {why}");
+                }
+                return;
+            }
             _ => return,
         };
+        if is_up {
+            self.was_linked = true;
+            self.refusals.remove(&peer);
+        }
         self.drive_soon(net, |node| {
             node.handle_link(now(), peer, is_up);
             Ok(())
         });
+    }
+}
+
+impl Front {
+    /// Says, once, that a peer will not talk to us, or we not to it. A node that finds, before it has found any of its
+    /// peers, that they are another cluster's does not go on: its data directory is in the wrong place.
+    fn note_refusal(&mut self, net: &mut Net<Front>, peer: NodeId, reason: &LinkEnd) {
+        let refused = matches!(reason, LinkEnd::Refused(_) | LinkEnd::Peer { code: CloseCode::Refused, .. });
+        if !refused {
+            return;
+        }
+        let text = reason.to_string();
+        if self.refusals.get(&peer) != Some(&text) {
+            tracing::warn!("no connection with node {:016x}: {text}", peer.0);
+            self.refusals.insert(peer, text);
+        }
+        // Cluster 0 is that of nodes which are still looking for theirs.
+        if let LinkEnd::Refused(Refusal::Cluster { theirs, ours }) = reason
+            && theirs.0 != 0
+            && !self.was_linked
+        {
+            self.fail(net, Fatal::Foreign { ours: *ours, theirs: *theirs });
+        }
     }
 }
 

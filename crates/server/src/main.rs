@@ -33,7 +33,8 @@ fn main() -> ExitCode {
     match cli::main() {
         Ok(code) => code,
         Err(error) => {
-            let code = if error.is::<front::Fatal>() { EXIT_FATAL } else { EXIT_REFUSED };
+            let fatal = error.downcast_ref::<front::Fatal>().is_some_and(|fatal| !fatal.is_refusal());
+            let code = if fatal { EXIT_FATAL } else { EXIT_REFUSED };
             // One line, whatever it is made of.
             complain(&format!("{error:#}").replace('\n', " "));
             ExitCode::from(code)
