@@ -13,12 +13,14 @@ BUILD_PACKAGES := g++ libclang-dev
 TEST_PACKAGES := git redis-server redis-tools python3 python3-venv iproute2 nftables
 CARGO_FLAGS := --release --locked
 
-.PHONY: help run build test test-power-loss fmt packages test-packages bench-first bench-net bench-raft bench-rpc
+.PHONY: help run build test test-power-loss sim sim-planted fmt packages test-packages bench-first bench-net bench-raft bench-rpc
 
 help:
 	@echo "make run [ARGS=\"--nodes 5 --keep\"]   build and start a cluster on this machine"
 	@echo "make test                 format, lints, docs, and all tests"
 	@echo "make test-power-loss      lose power 20 times in a row under write load"
+	@echo "make sim [SEEDS=n] [SEED=s] [TRACE=1]   simulated clusters on seeds, 200 of them from a fresh one by default"
+	@echo "make sim-planted          plants known bugs into simulated clusters, and sees each caught"
 	@echo "make build                build the dstore binary"
 	@echo "make bench-first          SET and GET beside redis-server, with the ratio"
 	@echo "make bench-net            the network framework beside tokio, a bare epoll loop and DelayQueue"
@@ -49,6 +51,15 @@ test: test-packages
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --workspace --no-deps
 	cargo build $(CARGO_FLAGS) -p dstore-server
 	cargo test $(CARGO_FLAGS) --workspace
+	cargo test $(CARGO_FLAGS) -p dstore-sim --features planted --test planted
+
+# Whole clusters in one thread, one for each seed, with faults; closes with "seeds N failures F". A seed repeats exactly.
+SEEDS ?= 200
+sim: packages
+	cargo run $(CARGO_FLAGS) -p dstore-sim -- --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace)
+
+sim-planted: packages
+	cargo run $(CARGO_FLAGS) -p dstore-sim --features planted -- --planted all --seeds 2000 --seed $(or $(SEED),1)
 
 # A longer run of one of the tests.
 test-power-loss: test-packages build

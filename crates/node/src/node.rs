@@ -306,6 +306,8 @@ pub struct Node<E> {
     pub(crate) waiting_bytes: usize,
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<crate::Planted>,
+    #[cfg(feature = "planted")]
+    pub(crate) last_turn: Time,
 }
 
 impl<E: Engine> Node<E> {
@@ -366,6 +368,8 @@ impl<E: Engine> Node<E> {
             waiting_bytes: 0,
             #[cfg(feature = "planted")]
             planted: None,
+            #[cfg(feature = "planted")]
+            last_turn: now.mono,
         })
     }
 
@@ -508,6 +512,9 @@ impl<E: Engine> Node<E> {
             for range in ranges {
                 self.seal(range);
                 self.pump(now, range, &mut events)?;
+                if planted!(self, DurableWhenSubmitted) {
+                    self.handle_durable(now, u64::MAX);
+                }
                 self.release(now, range)?;
                 self.resolve(now, range)?;
             }
@@ -519,6 +526,8 @@ impl<E: Engine> Node<E> {
             }
             let more = self.groups.values().any(|group| group.serving().is_some() && group.replica.has_open());
             if self.ready.is_empty() && !more {
+                #[cfg(feature = "planted")]
+                (self.last_turn = now.mono);
                 return Ok(());
             }
         }
@@ -703,6 +712,7 @@ impl<E: Engine> Node<E> {
     #[cfg(feature = "planted")]
     pub fn plant(&mut self, bug: crate::Planted) {
         self.planted = Some(bug);
+        self.groups.values_mut().for_each(|group| group.replica.planted = Some(bug));
     }
 
     pub(crate) fn info(&self, now: Now, args: &[Bytes]) -> Result<Reply, NodeError> {

@@ -67,6 +67,8 @@ pub(crate) struct Replica {
     inflight_bytes: usize,
     /// Operations that commands have had so far: tells whether one had any.
     effects_total: u64,
+    #[cfg(feature = "planted")]
+    pub(crate) planted: Option<crate::Planted>,
 }
 
 /// The entry that this turn's commands write to.
@@ -161,6 +163,8 @@ impl Replica {
             last_stamp: applied.stamp,
             inflight_bytes: 0,
             effects_total: 0,
+            #[cfg(feature = "planted")]
+            planted: None,
         }
     }
 
@@ -365,7 +369,9 @@ impl Replica {
         self.open = None;
         let committed = self.committed;
         self.logged.retain(|logged| logged.position.index <= committed);
-        self.overlay = Overlay::default();
+        if !planted!(self, KeepOverlay) {
+            self.overlay = Overlay::default();
+        }
         self.last = committed;
         self.last_stamp = self.logged.back().map_or(self.applied.stamp, |logged| logged.last_stamp);
         self.inflight_bytes = self.logged.iter().map(|logged| logged.bytes).sum();

@@ -31,7 +31,8 @@ pub(crate) fn bitop(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Re
     let result = combine(evaluation, operation, sources)?;
     let slot = evaluation.open(&command.args[2])?;
     if !result.is_empty() {
-        evaluation.put(slot, &result, None)?;
+        // No longer than its longest source.
+        evaluation.put_unbounded(slot, &result, None)?;
     } else if slot.live().is_some() {
         evaluation.remove(slot);
     }

@@ -10,6 +10,7 @@
 //! !sweep N         sweeps up to N index records     !next-deadline    the earliest one
 //! !version KEY     what WATCH sees                  !limit NAME N     sets a limit
 //! @                stands for the cursor of the last SCAN
+//! %70000x          stands for 70,000 times the letter x
 //! ```
 
 use std::fmt::Write;
@@ -224,7 +225,7 @@ fn split_words(line: &str) -> Vec<Bytes> {
             rest = &quoted[end..];
         } else {
             let end = rest.find(' ').unwrap_or(rest.len());
-            word.extend_from_slice(&rest.as_bytes()[..end]);
+            word.extend(long_word(&rest[..end]).unwrap_or_else(|| rest[..end].into()));
             rest = &rest[end..];
         }
         words.push(Bytes::from(word));
@@ -233,7 +234,18 @@ fn split_words(line: &str) -> Vec<Bytes> {
     words
 }
 
+/// What `%70000x` stands for.
+fn long_word(word: &str) -> Option<Vec<u8>> {
+    let (count, letter) = word.strip_prefix('%')?.split_at_checked(word.len() - 2)?;
+    Some(letter.repeat(count.parse().ok()?).into_bytes())
+}
+
+/// As a script would have it; of long ones the ends.
 fn quote(bytes: &[u8]) -> String {
+    if bytes.len() > 200 {
+        let (first, last) = (&bytes[..4], &bytes[bytes.len() - 4..]);
+        return format!("\"{}...{}\" ({} bytes)", first.escape_ascii(), last.escape_ascii(), bytes.len());
+    }
     format!("\"{}\"", bytes.escape_ascii()).replace("\\'", "'")
 }
 

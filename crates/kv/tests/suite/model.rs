@@ -5,19 +5,23 @@
 //!
 //! `KV_SEED=n` replays a run, `KV_MODEL=n` compares that many requests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use dstore_kv::{CursorTable, Cursors, Mode, next_deadline, sweep};
 use dstore_resp::{CommandFlags, Reply, glob_matches, resolve};
+use dstore_storage::layout::Stamp;
 
 use crate::generator::{Generator, KEYS};
 use crate::support::{RANGE, Random, Store, setting, words};
 
 const REQUESTS: u64 = 40_000;
+/// Of those on long values, which take longer.
+const LONG_REQUESTS: u64 = 2_000;
 
-const VALUE_BYTES_MAX: usize = 64 << 20;
+const VALUE_BYTES_MAX: usize = 1 << 20;
 const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
+const TOO_LONG: &str = "ERR string exceeds maximum allowed size (proto-max-bulk-len)";
 const SYNTAX: &str = "ERR syntax error";
 
 /// A time as given, with the option that says how.
@@ -95,6 +99,9 @@ impl Model {
             "append" => {
                 let (old, deadline_ms) = self.get(key).cloned().unwrap_or_default();
                 let new = [&old[..], &args[2]].concat();
+                if new.len() > VALUE_BYTES_MAX {
+                    return Err(TOO_LONG.into());
+                }
                 self.set(key, &new, deadline_ms);
                 int(new.len() as i64)
             }
@@ -164,7 +171,7 @@ impl Model {
         }
         let end = offset.saturating_add(args[3].len());
         if end > VALUE_BYTES_MAX {
-            return Err("ERR string exceeds maximum allowed size (proto-max-bulk-len)".into());
+            return Err(TOO_LONG.into());
         }
         value.resize(value.len().max(end), 0);
         value[offset..end].copy_from_slice(&args[3]);
@@ -506,16 +513,53 @@ fn request(generator: &mut Generator) -> Vec<Bytes> {
 #[test]
 fn answers_are_those_of_the_model_whatever_time_does() {
     let seed = setting("KV_SEED", 1);
-    let mut generator = generator(seed);
-    let mut run = Run { ours: Store::new(1_000_000), model: Model::default(), index_is_exact: true, resume_ms: 0 };
     println!("KV_SEED={seed}");
-    for number in 0..setting("KV_MODEL", REQUESTS) {
+    run(generator(seed), setting("KV_MODEL", REQUESTS));
+}
+
+#[test]
+fn long_values_expire_and_leave_nothing_behind() {
+    let seed = setting("KV_SEED", 1);
+    println!("KV_SEED={seed}");
+    let mut generator = generator(seed);
+    generator.large = true;
+    let mut run = run(generator, setting("KV_MODEL", REQUESTS) * LONG_REQUESTS / REQUESTS);
+    let chunked = run.ours.data.heads().iter().filter(|(.., head, _)| head.chunked.is_some()).count();
+    assert!(chunked > 0, "no long value to be seen");
+    for db in 0..16 {
+        run.ours.db = db;
+        run.ours.run(&words("set a short"));
+        run.ours.run(&words("pexpire a 1"));
+        for key in KEYS {
+            run.ours.run(&[Bytes::from("del"), Bytes::from(key)]);
+        }
+    }
+    let mut sweeps = 0;
+    // Keys that the sweep removes leave chunks, which are due a millisecond later.
+    while let Some(deadline_ms) = next_deadline(&run.ours.data, RANGE, 0).unwrap() {
+        let stamp = Stamp::from_ms(deadline_ms);
+        let swept = sweep(&run.ours.data, RANGE, stamp, 0, 3).unwrap();
+        assert!(!swept.effects.is_empty() || !swept.more, "a sweep that has more to do does something");
+        assert!(swept.effects.len() <= 3 * 2 + 16, "a sweep is bounded");
+        run.ours.data.apply(&swept.effects);
+        run.ours.data.check(true);
+        sweeps += 1;
+    }
+    assert!(sweeps > 3, "{sweeps} sweeps for all that");
+    assert_eq!(run.ours.data.0.len(), 0, "{:?}", run.ours.data.0.keys().next());
+}
+
+fn run(mut generator: Generator, requests: u64) -> Run {
+    let mut run = Run { ours: Store::new(1_000_000), model: Model::default(), index_is_exact: true, resume_ms: 0 };
+    run.ours.limits.value_bytes_max = VALUE_BYTES_MAX;
+    for number in 0..requests {
         // The clock of a real node does not start before the times that clients give.
         if number % 1_000 == 0 {
             run.ours.now_ms = run.ours.now_ms.max(1_000_000);
         }
         run.step(&mut generator);
     }
+    run
 }
 
 #[test]
@@ -560,5 +604,70 @@ fn a_scan_finds_every_key_that_stays_whatever_else_happens() {
         for key in stays {
             assert!(found.contains(&Reply::Bulk(Bytes::from(*key))), "{key:?} was not found");
         }
+    }
+}
+
+/// Keys that share much, and some that share nothing.
+fn a_key(random: &mut Random) -> Vec<u8> {
+    let number = random.below(5_000);
+    match random.below(8) {
+        0 => format!("session:{:x}", number * 0x9E37_79B9).into_bytes(),
+        1..5 => format!("app:production:user:{number:06}:name").into_bytes(),
+        5 => vec![0; 1 + random.below(12) as usize],
+        6 => vec![b'x'; 1 + random.below(300) as usize],
+        _ => format!("{number}").into_bytes(),
+    }
+}
+
+#[test]
+fn a_scan_goes_on_at_any_node_and_misses_nothing() {
+    let seed = setting("KV_SEED", 1);
+    let mut random = Random(seed);
+    println!("KV_SEED={seed}");
+    for _ in 0..20 {
+        let mut store = Store::new(1_000);
+        let set = |store: &mut Store, key: &[u8]| {
+            store.run(&[Bytes::from("set"), Bytes::copy_from_slice(key), Bytes::from("1")]);
+        };
+        let stays: BTreeSet<Vec<u8>> = (0..600).map(|_| a_key(&mut random)).collect();
+        stays.iter().for_each(|key| set(&mut store, key));
+        let changing = random.one_in(2);
+        let mut found = Vec::new();
+        let mut cursor = Bytes::from("0");
+        for call in 0.. {
+            assert!(call < 2_000, "the scan does not get on");
+            // Another node every time: none remembers a cursor of another.
+            store.cursors = Cursors::new(random.next());
+            let count = Bytes::from((1 + random.below(20)).to_string());
+            let reply = store.run(&[Bytes::from("scan"), cursor, Bytes::from("count"), count]);
+            let Reply::Array(parts) = reply else { panic!("SCAN answered {reply:?}") };
+            let [Reply::Bulk(next), Reply::Array(keys)] = parts.as_slice() else { panic!("SCAN answered {parts:?}") };
+            found.extend(keys.iter().map(|key| match key {
+                Reply::Bulk(key) => key.to_vec(),
+                other => panic!("SCAN gave {other:?}"),
+            }));
+            if next == "0" {
+                break;
+            }
+            cursor = next.clone();
+            for _ in 0..if changing { random.below(8) } else { 0 } {
+                let key = a_key(&mut random);
+                if stays.contains(&key) {
+                    continue;
+                }
+                if random.one_in(2) {
+                    set(&mut store, &key);
+                } else {
+                    store.run(&[Bytes::from("del"), Bytes::from(key)]);
+                }
+            }
+        }
+        if !changing {
+            let once: BTreeSet<&Vec<u8>> = found.iter().collect();
+            assert_eq!(once.len(), found.len(), "where nothing changes, no key is given twice");
+        }
+        let found: BTreeSet<Vec<u8>> = found.into_iter().collect();
+        let missed: Vec<_> = stays.difference(&found).collect();
+        assert!(missed.is_empty(), "missed {missed:?}");
     }
 }

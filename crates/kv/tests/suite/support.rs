@@ -86,7 +86,7 @@ impl Data {
     }
 
     /// The generations of chunks that are there and belong to no head: those the sweep must know.
-    fn orphans(&self) -> BTreeSet<Vec<u8>> {
+    pub(crate) fn orphans(&self) -> BTreeSet<Vec<u8>> {
         let span = key::user_span();
         let mut orphans = BTreeSet::new();
         for data_key in self.0.range(span.start..span.end).map(|(data_key, _)| data_key) {
@@ -194,10 +194,15 @@ impl Store {
         if matches!(outcome.reply, Reply::Error(_)) {
             assert!(outcome.effects.is_empty() && outcome.versions_used == 0, "an error has no effects");
         }
+        self.apply(stamp, &outcome);
+        outcome
+    }
+
+    /// Applies an entry of one command.
+    pub(crate) fn apply(&mut self, stamp: Stamp, outcome: &Outcome) {
         self.applied = stamp;
         self.last_used = stamp.as_u64() + outcome.versions_used.saturating_sub(1);
         self.data.apply(&outcome.effects);
-        outcome
     }
 
     /// Evaluates without the log.
