@@ -17,7 +17,6 @@ use crate::{demo, run};
 #[command(
     name = "dstore",
     version,
-    about,
     after_help = "Try:\n  dstore demo\n  redis-cli -p 7001 set greeting hello\n  dstore cluster status"
 )]
 struct Cli {
@@ -33,7 +32,9 @@ enum Command {
             Every setting is a flag here and a key of the TOML file (--data-dir is data_dir = \"...\"); a flag wins. \
             Sizes are written 4096, 64KiB, 512MiB or 2GiB.",
         after_help = "Exit codes:\n  0  stopped on request\n  1  could not start: one line on stderr says why\n  \
-            2  wrong usage\n  3  stopped because the disk or the data failed: nothing was acknowledged past that point"
+            2  wrong usage\n  3  stopped because the disk or the data failed: nothing was acknowledged past that point\n\n\
+            Examples:\n  dstore start --data-dir data\n  dstore start --config /etc/dstore.toml --log-level debug\n  \
+            dstore start --data-dir data --peers a:7379,b:7379,c:7379 --cluster-secret-file secret"
     )]
     Start(Box<Start>),
 
