@@ -1,4 +1,4 @@
-# Two commands do everything: `make run` builds and starts a node, `make test` runs every check and test.
+# Two commands do everything: `make run` builds and starts a cluster of three nodes, `make test` runs every check and test.
 # System packages that are missing are installed on the way (Debian).
 
 # One target directory keeps RocksDB compiled. Continuous integration starts from a fresh clone, so there it lives in
@@ -13,12 +13,14 @@ BUILD_PACKAGES := g++ libclang-dev
 TEST_PACKAGES := git redis-server redis-tools python3 python3-venv iproute2 nftables
 CARGO_FLAGS := --release --locked
 
-.PHONY: help run build test test-power-loss fmt packages test-packages bench-first bench-net bench-raft bench-rpc
+.PHONY: help run build test test-power-loss sim sim-planted fmt packages test-packages bench-first bench-net bench-raft bench-rpc
 
 help:
-	@echo "make run [ARGS=\"--listen 127.0.0.1:7001 --data-dir X\"]   build and start a node"
+	@echo "make run [ARGS=\"--nodes 5 --keep\"]   build and start a cluster on this machine"
 	@echo "make test                 format, lints, docs, and all tests"
 	@echo "make test-power-loss      lose power 20 times in a row under write load"
+	@echo "make sim [SEEDS=n] [SEED=s] [TRACE=1]   simulated clusters on seeds, 200 of them from a fresh one by default"
+	@echo "make sim-planted          plants known bugs into simulated clusters, and sees each caught"
 	@echo "make build                build the dstore binary"
 	@echo "make bench-first          SET and GET beside redis-server, with the ratio"
 	@echo "make bench-net            the network framework beside tokio, a bare epoll loop and DelayQueue"
@@ -34,10 +36,10 @@ test-packages: packages
 build: packages
 	cargo build $(CARGO_FLAGS) -p dstore-server
 
-# ARGS are the flags of `dstore start`; the data directory defaults to ./data.
+# ARGS are the flags of `dstore demo`. For a node of a cluster to stay: `dstore start --help`.
 ARGS ?=
 run: build
-	@exec $(CARGO_TARGET_DIR)/release/dstore start $(if $(findstring --data-dir,$(ARGS)),,--data-dir data) $(ARGS)
+	@exec $(CARGO_TARGET_DIR)/release/dstore demo $(ARGS)
 
 fmt:
 	cargo fmt --all
@@ -49,6 +51,15 @@ test: test-packages
 	RUSTDOCFLAGS="-D warnings" cargo doc $(CARGO_FLAGS) --workspace --no-deps
 	cargo build $(CARGO_FLAGS) -p dstore-server
 	cargo test $(CARGO_FLAGS) --workspace
+	cargo test $(CARGO_FLAGS) -p dstore-sim --features planted --test planted
+
+# Whole clusters in one thread, one for each seed, with faults; closes with "seeds N failures F". A seed repeats exactly.
+SEEDS ?= 200
+sim: packages
+	cargo run $(CARGO_FLAGS) -p dstore-sim -- --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace)
+
+sim-planted: packages
+	cargo run $(CARGO_FLAGS) -p dstore-sim --features planted -- --planted all --seeds 2000 --seed $(or $(SEED),1)
 
 # A longer run of one of the tests.
 test-power-loss: test-packages build

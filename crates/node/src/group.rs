@@ -193,6 +193,14 @@ impl Group {
         self.raft.peer_lost(now, peer);
     }
 
+    /// Stands for election, if this group has never had a leader.
+    pub(crate) fn stand_first(&mut self, now: Time) {
+        let founded = Restored::bootstrap(Configuration::default()).applied;
+        if self.raft.last() == founded && self.raft.leader().is_none() {
+            self.raft.campaign(now);
+        }
+    }
+
     /// A write of this group is durable.
     pub(crate) fn persisted(&mut self, now: Time, write: Write, outputs: &mut VecDeque<Output>) {
         let Some(number) = write.number else { return };

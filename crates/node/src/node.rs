@@ -14,7 +14,7 @@ use prost::Message as _;
 
 use crate::entry::EntryError;
 use crate::gateway::{
-    ClientAddress, DATABASES, DEADLINE_INTERVAL, Facts, Host, RETRY_INTERVAL, Report, SessionId, Sessions, Stats, info,
+    ClientAddress, DEADLINE_INTERVAL, Facts, Host, RETRY_INTERVAL, Report, SessionId, Sessions, Stats, info,
 };
 use crate::group::{Effects, Event, Group, GroupParts, Writes};
 use crate::replica::Applied;
@@ -69,9 +69,9 @@ impl Default for NodeLimits {
             entry_bytes_max: 68 << 20,
             inflight_bytes_max: 64 << 20,
             request_timeout: Duration::from_secs(5),
-            election_timeout: Duration::from_millis(600),
-            heartbeat_interval: Duration::from_millis(100),
-            lease: Duration::from_millis(500),
+            election_timeout: Duration::from_millis(700),
+            heartbeat_interval: Duration::from_millis(70),
+            lease: Duration::from_millis(350),
             lease_reads: true,
             follower_reads: false,
         }
@@ -275,7 +275,7 @@ pub struct Node<E> {
     pub(crate) stats: Stats,
     pub(crate) outputs: VecDeque<Output>,
     writes: Writes,
-    host: Box<dyn Host>,
+    pub(crate) host: Box<dyn Host>,
     started_us: u64,
     next_sweep_us: u64,
     /// No record of the expiry index is due before this time.
@@ -306,6 +306,8 @@ pub struct Node<E> {
     pub(crate) waiting_bytes: usize,
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<crate::Planted>,
+    #[cfg(feature = "planted")]
+    pub(crate) last_turn: Time,
 }
 
 impl<E: Engine> Node<E> {
@@ -366,6 +368,8 @@ impl<E: Engine> Node<E> {
             waiting_bytes: 0,
             #[cfg(feature = "planted")]
             planted: None,
+            #[cfg(feature = "planted")]
+            last_turn: now.mono,
         })
     }
 
@@ -461,6 +465,10 @@ impl<E: Engine> Node<E> {
     pub fn handle_link(&mut self, now: Now, peer: NodeId, is_up: bool) {
         if is_up {
             self.epoch += 1;
+            // The first founder of a new cluster need not wait until it notices that nobody leads.
+            if self.members.first().is_some_and(|first| first.node == self.identity.node) {
+                self.groups.values_mut().for_each(|group| group.stand_first(now.mono));
+            }
             return;
         }
         for group in self.groups.values_mut() {
@@ -504,6 +512,9 @@ impl<E: Engine> Node<E> {
             for range in ranges {
                 self.seal(range);
                 self.pump(now, range, &mut events)?;
+                if planted!(self, DurableWhenSubmitted) {
+                    self.handle_durable(now, u64::MAX);
+                }
                 self.release(now, range)?;
                 self.resolve(now, range)?;
             }
@@ -515,6 +526,8 @@ impl<E: Engine> Node<E> {
             }
             let more = self.groups.values().any(|group| group.serving().is_some() && group.replica.has_open());
             if self.ready.is_empty() && !more {
+                #[cfg(feature = "planted")]
+                (self.last_turn = now.mono);
                 return Ok(());
             }
         }
@@ -699,23 +712,15 @@ impl<E: Engine> Node<E> {
     #[cfg(feature = "planted")]
     pub fn plant(&mut self, bug: crate::Planted) {
         self.planted = Some(bug);
+        self.groups.values_mut().for_each(|group| group.replica.planted = Some(bug));
     }
 
     pub(crate) fn info(&self, now: Now, args: &[Bytes]) -> Result<Reply, NodeError> {
         let engine = self.engine.stats();
-        let mut keys = [0; DATABASES as usize];
-        for (db, keys) in (0..).zip(&mut keys) {
-            if let Some(group) = self.groups.get(&USER_RANGE) {
-                *keys = group.replica.key_count(db, &self.engine)?;
-            }
-        }
         let report = Report {
             facts: &self.facts,
-            stats: self.stats,
-            usage: self.host.usage(),
             now,
             started_us: self.started_us,
-            clients: self.sessions.len(),
             engine: vec![
                 ("data_disk_bytes", engine.disk_bytes.to_string()),
                 ("data_unflushed_bytes", engine.unflushed_bytes.to_string()),
@@ -724,9 +729,7 @@ impl<E: Engine> Node<E> {
                 ("data_writes_refused_busy", engine.busy_total.to_string()),
             ],
             status: self.status()?,
-            log: self.host.log(),
             inflight_bytes: self.groups.values().map(|group| group.replica.inflight_bytes()).sum(),
-            keys,
         };
         Ok(info(args, &report))
     }

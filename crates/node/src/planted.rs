@@ -14,9 +14,13 @@ pub enum Planted {
     ForgetRequests,
     /// A local batch whose entry was committed after leadership was lost is executed again.
     RetryCommitted,
-    /// A leader that steps down keeps its overlay and what it had logged.
+    /// The lease is judged by the time of the turn before, which may be from before a pause.
+    ReadByOldClock,
+    /// Reads see what is logged and not committed.
+    ReadUncommitted,
+    /// A leader that steps down keeps its overlay.
     KeepOverlay,
-    /// Commands of one connection travel in several batches at once.
+    /// The commands of a batch take effect last to first.
     ReorderConnection,
     /// A batch that may have been executed elsewhere is said not to have been.
     CallUncertainNotExecuted,
@@ -28,12 +32,14 @@ pub enum Planted {
 
 impl Planted {
     /// Every bug.
-    pub const ALL: [Planted; 10] = [
+    pub const ALL: [Planted; 12] = [
         Planted::AnswerBeforeCommit,
         Planted::AnswerBeforeDurable,
         Planted::ReadWithoutLease,
         Planted::ForgetRequests,
         Planted::RetryCommitted,
+        Planted::ReadByOldClock,
+        Planted::ReadUncommitted,
         Planted::KeepOverlay,
         Planted::ReorderConnection,
         Planted::CallUncertainNotExecuted,

@@ -67,6 +67,8 @@ pub(crate) struct Replica {
     inflight_bytes: usize,
     /// Operations that commands have had so far: tells whether one had any.
     effects_total: u64,
+    #[cfg(feature = "planted")]
+    pub(crate) planted: Option<crate::Planted>,
 }
 
 /// The entry that this turn's commands write to.
@@ -161,6 +163,8 @@ impl Replica {
             last_stamp: applied.stamp,
             inflight_bytes: 0,
             effects_total: 0,
+            #[cfg(feature = "planted")]
+            planted: None,
         }
     }
 
@@ -224,10 +228,19 @@ impl Replica {
         Ok((!outcome.needs_time).then_some(outcome.reply))
     }
 
-    /// The version of a key, as commands in the log's order see it.
-    pub(crate) fn version<E: Engine>(&mut self, now: Now, db: u8, key: &[u8], engine: &E) -> Result<u64, NodeError> {
-        let stamp = self.open(now).stamp;
-        Ok(dstore_kv::version_of(&self.view(Order::Logged, engine), db, key, stamp)?)
+    /// The version of a key, as commands in this order see it.
+    pub(crate) fn version<E: Engine>(
+        &mut self,
+        now: Now,
+        order: Order,
+        (db, key): (u8, &[u8]),
+        engine: &E,
+    ) -> Result<u64, NodeError> {
+        let stamp = match order {
+            Order::Applied => self.applied.stamp,
+            Order::Logged => self.open(now).stamp,
+        };
+        Ok(dstore_kv::version_of(&self.view(order, engine), db, key, stamp)?)
     }
 
     /// Whoever is told now that a key has expired must find it so for ever: the open entry carries its time into the
@@ -356,7 +369,9 @@ impl Replica {
         self.open = None;
         let committed = self.committed;
         self.logged.retain(|logged| logged.position.index <= committed);
-        self.overlay = Overlay::default();
+        if !planted!(self, KeepOverlay) {
+            self.overlay = Overlay::default();
+        }
         self.last = committed;
         self.last_stamp = self.logged.back().map_or(self.applied.stamp, |logged| logged.last_stamp);
         self.inflight_bytes = self.logged.iter().map(|logged| logged.bytes).sum();

@@ -132,7 +132,7 @@ impl<E: Engine> Node<E> {
     fn hear_gateway(&mut self, now: Now, range: RangeId, node: u64, life: (u64, u64)) -> Result<bool, NodeError> {
         let Some(group) = self.groups.get_mut(&range) else { return Ok(false) };
         let known = group.desk.gateways.get(&node).copied();
-        if known.is_some_and(|known| life < known) {
+        if known.is_some_and(|known| life < known) && !planted!(self, AcceptStale) {
             return Ok(false);
         }
         group.desk.gateways.insert(node, life);
@@ -172,6 +172,8 @@ impl<E: Engine> Node<E> {
             return self.serve_logged(now, range, task);
         }
         let Some(group) = self.groups.get_mut(&range) else { return Ok(()) };
+        #[cfg(feature = "planted")]
+        let now = if planted!(self, ReadByOldClock) { Now { mono: self.last_turn, ..now } } else { now };
         if group.is_latest(now.mono) || planted!(self, ReadWithoutLease) {
             return self.serve_reads(now, range, task);
         }
@@ -204,7 +206,8 @@ impl<E: Engine> Node<E> {
         let mut done = Vec::with_capacity(task.batch.items.len());
         let mut bytes = 0;
         for item in &task.batch.items {
-            match self.try_item(now, range, Order::Applied, item)? {
+            let order = if planted!(self, ReadUncommitted) { Order::Logged } else { Order::Applied };
+            match self.try_item(now, range, order, item)? {
                 Tried::Done(outcome) => done.push(outcome),
                 Tried::TooLarge(what) => done.push(Done::Reply(nothing_done(what))),
                 // A key's deadline has passed by the clock alone. The log gets the time, and all of it runs in it.
@@ -226,13 +229,19 @@ impl<E: Engine> Node<E> {
         };
         let record = self.recall(range, &task)?;
         let first = task.batch.first;
-        if record.as_ref().is_some_and(|record| record.is_later_than(first)) {
+        if record.as_ref().is_some_and(|record| record.is_later_than(first)) && !planted!(self, AcceptStale) {
             self.hand_back(&task, Refused::Stale);
             return Ok(());
         }
         let mut done = Vec::with_capacity(task.batch.items.len());
         let (mut wrote, mut bytes) = (false, 0);
-        for (number, item) in (first..).zip(&task.batch.items) {
+        for (at, item) in task.batch.items.iter().enumerate() {
+            let number = first + at as u64;
+            let item = if planted!(self, ReorderConnection) {
+                &task.batch.items[task.batch.items.len() - 1 - at]
+            } else {
+                item
+            };
             match record.as_ref().map_or(Remembered::No, |record| record.recall(first, number)) {
                 Remembered::Done(outcome) => done.push(outcome),
                 Remembered::Forgotten => {
@@ -253,6 +262,9 @@ impl<E: Engine> Node<E> {
             if bytes > REPLIES_BYTES_MAX {
                 break;
             }
+        }
+        if planted!(self, ReorderConnection) {
+            done.reverse();
         }
         self.remember(now, range, &task, &done, &mut wrote);
         let group = self.groups.get_mut(&range).expect("it served above");
@@ -321,10 +333,9 @@ impl<E: Engine> Node<E> {
                 })
             }
             Work::Watch { db, keys } => {
-                let Some(group) = self.groups.get_mut(&range).filter(|group| group.serving().is_some()) else {
-                    return Ok(Tried::NeedsTime);
-                };
-                let version = |key: &Bytes| group.replica.version(now, *db, key, &self.engine);
+                let Some(group) = self.groups.get_mut(&range) else { return Ok(Tried::NeedsTime) };
+                // In the batch's own order: a GET behind it must not see less than it has remembered.
+                let version = |key: &Bytes| group.replica.version(now, order, (*db, key), &self.engine);
                 let versions: Result<Vec<u64>, NodeError> = keys.iter().map(version).collect();
                 Ok(Tried::Done(Done::Versions(versions?)))
             }
@@ -364,7 +375,7 @@ impl<E: Engine> Node<E> {
     fn unchanged(&mut self, now: Now, range: RangeId, watched: &[Watched]) -> Result<bool, NodeError> {
         let Some(group) = self.groups.get_mut(&range) else { return Ok(false) };
         for Watched { db, key, version } in watched {
-            let current = group.replica.version(now, *db, key, &self.engine)?;
+            let current = group.replica.version(now, Order::Logged, (*db, key), &self.engine)?;
             if current != *version {
                 if current == 0 {
                     // It may have gone by expiring, and must not be found there later.

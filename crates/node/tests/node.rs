@@ -296,6 +296,21 @@ fn exec_goes_on_if_watched_keys_stayed_absent_or_untouched() {
 }
 
 #[test]
+fn a_watched_version_is_no_newer_than_what_a_read_beside_it_saw() {
+    let mut driver = Driver::new();
+    let (writer, watcher) = (driver.connect(), driver.connect());
+    driver.request(writer, "SET k new");
+    driver.end_turn();
+    // The write is logged and not durable: GET does not see it, and so WATCH must not have.
+    driver.request(watcher, "WATCH k");
+    assert_eq!(driver.call(watcher, "GET k"), "+OK | $-1");
+    driver.sync_all();
+    driver.request(watcher, "MULTI");
+    driver.request(watcher, "SET k mine");
+    assert_eq!(driver.settle(watcher, "EXEC"), "+OK | +QUEUED | *-1");
+}
+
+#[test]
 fn exec_does_nothing_if_a_watched_key_expired() {
     let mut driver = Driver::new();
     let client = driver.connect();

@@ -16,8 +16,10 @@ use dstore_storage_rocksdb::{RocksEngine, RocksOptions};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::admin;
 use crate::clock::{self, random_u64};
 use crate::config::{Config, PeerAddress, Reads};
+use crate::console::say;
 use crate::data_dir::DataDir;
 use crate::founding::{self, Founded};
 use crate::front::{Fatal, Front, Mail, Parts};
@@ -61,6 +63,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         node,
         log: log.clone(),
         rpc,
+        identity: founded.identity,
         decoder_limits: dstore_resp::Limits {
             bulk_bytes_max: config.value_bytes_max,
             request_bytes_max: config.request_bytes_max,
@@ -77,6 +80,9 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             .with_context(|| format!("cannot listen for peers on {address}"))?;
     }
     let local = listen(&mut event_loop, config)?;
+    if let Some(address) = config.admin_listen {
+        admin::listen(event_loop.net(), address).with_context(|| format!("cannot listen for metrics on {address}"))?;
+    }
     let flusher = Flusher::start(engine.clone(), event_loop.mailbox(), flusher_woken)
         .context("cannot start the flusher's thread")?;
     stop_on_signal(event_loop.mailbox())?;
@@ -243,11 +249,35 @@ fn stop_on_signal(mailbox: Mailbox<Mail>) -> anyhow::Result<()> {
     Ok(())
 }
 
-#[allow(clippy::print_stdout)]
+/// Standard input that ends is a request to stop, as SIGTERM is.
+///
+/// # Errors
+///
+/// The system has no thread to give.
+pub fn stop_with_stdin() -> anyhow::Result<()> {
+    let wait = || {
+        // Whatever comes is thrown away; an error is an end too.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        if signal_hook::low_level::raise(SIGTERM).is_err() {
+            std::process::exit(128 + SIGTERM);
+        }
+    };
+    std::thread::Builder::new()
+        .name("stdin".to_owned())
+        .spawn(wait)
+        .context("cannot start the thread of standard input")?;
+    Ok(())
+}
+
 fn greet(dir: &DataDir, founded: &Founded, local: SocketAddr) {
     let ip = if local.ip().is_unspecified() { "127.0.0.1".to_owned() } else { local.ip().to_string() };
-    println!("dstore {} listens on {local}", env!("CARGO_PKG_VERSION"));
-    println!("  data  {} (node {})", dir.path().display(), node_text(founded.identity.node));
-    println!("  pid   {}", std::process::id());
-    println!("  try   redis-cli -h {ip} -p {} set greeting hello", local.port());
+    say(&format!(
+        "dstore {version} listens on {local}\n  data  {dir} (node {node})\n  pid   {pid}\n  \
+         try   redis-cli -h {ip} -p {port} set greeting hello\n",
+        version = env!("CARGO_PKG_VERSION"),
+        dir = dir.path().display(),
+        node = node_text(founded.identity.node),
+        pid = std::process::id(),
+        port = local.port(),
+    ));
 }

@@ -63,7 +63,7 @@ pub enum Arrival {
 }
 
 /// How fast and how well a link carries.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quality {
     /// The least time for anything to arrive.
     pub delay_min: Moment,

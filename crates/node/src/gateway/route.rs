@@ -279,6 +279,8 @@ impl<E: Engine> Node<E> {
         let Some(outstanding) = session.outstanding.take() else { return Ok(()) };
         session.bytes -= outstanding.bytes;
         self.waiting_bytes -= outstanding.bytes;
+        // Its numbers are spent: what still comes of it must not be taken for the next batch's.
+        session.next_number = outstanding.batch.first + outstanding.batch.items.len() as u64;
         if uncertain {
             self.fulfil(now, id, Done::Reply(Reply::error(text)))?;
             let Some(session) = self.sessions.get_mut(id) else { return Ok(()) };

@@ -87,7 +87,7 @@ impl ClusterConfig {
             secret_file,
             request_timeout: ms("request_timeout_ms", settings.request_timeout_ms, 5000, 100, 600_000)?,
             // Below this, an ordinary pause of a shared machine would cost a leader.
-            election_timeout: ms("election_timeout_ms", settings.election_timeout_ms, 1000, 100, 60_000)?,
+            election_timeout: ms("election_timeout_ms", settings.election_timeout_ms, 700, 100, 60_000)?,
             reads: settings.reads.unwrap_or(Reads::Lease),
             follower_reads: settings.follower_reads.unwrap_or(false),
         })

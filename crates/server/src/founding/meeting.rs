@@ -39,11 +39,7 @@ const NEXT_REPORT: Duration = Duration::from_secs(5);
 /// How long the last answers may take to leave.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// A question about the founding: who asks is told by the handshake.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Ask {}
-
-/// What a founder has to say.
+/// What a founder has to say, when it asks and when it answers. Which node it is, the handshake tells.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Tell {
     /// The peers it was given.
@@ -58,14 +54,17 @@ pub(crate) struct Tell {
     /// Their addresses.
     #[prost(string, repeated, tag = "4")]
     addresses: Vec<String>,
+    /// Its own place among the peers.
+    #[prost(uint32, tag = "5")]
+    place: u32,
 }
 
 dstore_rpc::service! {
     /// Spoken by founders alone, as members of cluster 0.
     pub(crate) mod founders {
         calls {
-            /// How far are you?
-            ASK = 900: ask(Ask) -> Tell;
+            /// How far are you? I am so far.
+            ASK = 900: ask(Tell) -> Tell;
         }
         messages {}
         streams {}
@@ -73,13 +72,14 @@ dstore_rpc::service! {
 }
 
 impl Tell {
-    fn new(peers: &[PeerAddress], plan: Option<&Plan>) -> Tell {
+    fn new(peers: &[PeerAddress], place: usize, plan: Option<&Plan>) -> Tell {
         let founders = || plan.iter().flat_map(|plan| &plan.founders);
         Tell {
             peers: peers.iter().map(PeerAddress::to_string).collect(),
             cluster: plan.map(|plan| plan.cluster.0.to_be_bytes().to_vec()).unwrap_or_default(),
             nodes: founders().map(|founder| founder.node.0).collect(),
             addresses: founders().map(|founder| founder.address.clone()).collect(),
+            place: place as u32,
         }
     }
 
@@ -130,6 +130,7 @@ pub(super) fn meet(dir: DataDir, meeting: Meeting) -> anyhow::Result<(DataDir, P
         rpc: Rpc::new(config.clone(), Admission::default(), random::bytes()?, Instant::now()),
         gathering: Gathering::new(meeting.peers.clone(), meeting.own, own.node, planned),
         peers: meeting.peers.clone(),
+        own: meeting.own,
         dir,
         node: own.node,
         askers: Vec::new(),
@@ -146,7 +147,8 @@ pub(super) fn meet(dir: DataDir, meeting: Meeting) -> anyhow::Result<(DataDir, P
     for (place, peer) in meeting.peers.iter().enumerate().filter(|(place, _)| *place != meeting.own) {
         let (wake, woken) = channel();
         event_loop.app().askers.push(wake);
-        let asker = Asker { place, peer: peer.clone(), config: config.clone(), mailbox: event_loop.mailbox(), woken };
+        let (config, tell) = (config.clone(), event_loop.app().tell());
+        let asker = Asker { place, peer: peer.clone(), config, mailbox: event_loop.mailbox(), woken, tell };
         std::thread::Builder::new()
             .name(format!("ask {peer}"))
             .spawn(move || asker.run())
@@ -162,10 +164,12 @@ struct Table {
     rpc: Rpc<Table>,
     gathering: Gathering,
     peers: Vec<PeerAddress>,
+    /// This node's place among them.
+    own: usize,
     dir: DataDir,
     node: NodeId,
-    /// Each wakes the thread that asks a peer.
-    askers: Vec<Sender<()>>,
+    /// Each wakes the thread that asks a peer, and gives it something new to say.
+    askers: Vec<Sender<Tell>>,
     /// A random id that no cluster has yet.
     fresh: ClusterId,
     outcome: Option<anyhow::Result<Plan>>,
@@ -181,15 +185,37 @@ impl Table {
                     if let Err(error) = self.note(Standing::Planned(plan.clone())) {
                         return Some(Err(error));
                     }
-                    // The others know sooner, and so do we of them.
+                    let next = self.gathering.handle_written(plan);
+                    // Without this the others would learn of it when they ask again.
+                    let tell = self.tell();
                     for asker in &self.askers {
                         // A thread that has ended asks no more, and will be missed by name.
-                        let _ = asker.send(());
+                        let _ = asker.send(tell.clone());
                     }
-                    self.gathering.handle_written(plan)
+                    next
                 }
                 Step::Found(plan) => return Some(self.note(Standing::Member(plan.clone())).map(|()| plan)),
             };
+        }
+    }
+
+    /// What this node has to say now.
+    fn tell(&self) -> Tell {
+        Tell::new(&self.peers, self.own, self.gathering.plan())
+    }
+
+    /// Takes note of what was heard of a peer, and does what follows.
+    fn hear(&mut self, net: &mut Net<Table>, place: usize, heard: Heard) {
+        if self.outcome.is_some() {
+            return;
+        }
+        self.outcome = match self.gathering.handle(place, heard, self.fresh) {
+            Ok(step) => self.take(step),
+            Err(error) => Some(Err(error.into())),
+        };
+        if self.outcome.is_some() {
+            self.askers.clear();
+            net.stop(DRAIN);
         }
     }
 
@@ -223,17 +249,7 @@ impl Application for Table {
     }
 
     fn on_mail(&mut self, net: &mut Net<Self>, (place, heard): (usize, Heard)) {
-        if self.outcome.is_some() {
-            return;
-        }
-        self.outcome = match self.gathering.handle(place, heard, self.fresh) {
-            Ok(step) => self.take(step),
-            Err(error) => Some(Err(error.into())),
-        };
-        if self.outcome.is_some() {
-            self.askers.clear();
-            net.stop(DRAIN);
-        }
+        self.hear(net, place, heard);
     }
 
     fn on_timer(&mut self, net: &mut Net<Self>, _: TimerId, timer: Timer) {
@@ -259,8 +275,7 @@ impl Host for Table {
     }
 
     fn on_incoming(&mut self, net: &mut Net<Self>, origin: &Origin, incoming: Incoming) {
-        let mut tell = Tell::new(&self.peers, self.gathering.plan());
-        let outcome = match founders::dispatch(&mut tell, &mut (), origin, incoming) {
+        let outcome = match founders::dispatch(self, net, origin, incoming) {
             Ok(outcome) => outcome,
             Err(unknown) => unknown.unknown(),
         };
@@ -274,9 +289,14 @@ impl Host for Table {
     }
 }
 
-impl founders::Service<()> for Tell {
-    fn ask(&mut self, (): &mut (), _: &Origin, _: Ask, reply: Reply<Tell>) -> Option<Answer> {
-        Some(reply.ok(self))
+impl founders::Service<Net<Table>> for Table {
+    fn ask(&mut self, net: &mut Net<Table>, origin: &Origin, ask: Tell, reply: Reply<Tell>) -> Option<Answer> {
+        // A question tells as much as an answer. Whom we do not know by his place, we hear when we ask him.
+        let place = ask.place as usize;
+        if place < self.peers.len() && place != self.own {
+            self.hear(net, place, ask.heard(origin.node));
+        }
+        Some(reply.ok(&self.tell()))
     }
 }
 
@@ -286,8 +306,10 @@ struct Asker {
     peer: PeerAddress,
     config: Config,
     mailbox: Mailbox<(usize, Heard)>,
-    /// Something changed: ask at once. Ends with the meeting.
-    woken: Receiver<()>,
+    /// There is something new to say: ask at once. Ends with the meeting.
+    woken: Receiver<Tell>,
+    /// What this node has to say.
+    tell: Tell,
 }
 
 impl Asker {
@@ -300,7 +322,8 @@ impl Asker {
                 return;
             }
             match self.woken.recv_timeout(ASK_AGAIN) {
-                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(tell) => self.tell = tell,
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -317,7 +340,7 @@ impl Asker {
         };
         let told = client.connect().and_then(|peer| {
             let options = CallOptions::deadline(Instant::now() + ASK_TIMEOUT);
-            Ok((peer.identity.node, client.call(founders::ASK, &Ask {}, options)?))
+            Ok((peer.identity.node, client.call(founders::ASK, &self.tell, options)?))
         });
         match told {
             Ok((node, tell)) => {
@@ -449,6 +472,7 @@ mod tests {
                     rpc: Rpc::new(config, Admission::default(), [7; 32], Instant::now()),
                     gathering: Gathering::new(Vec::new(), 0, NodeId(node), None),
                     peers: Vec::new(),
+                    own: 0,
                     dir: DataDir::open(scratch.path()).unwrap(),
                     node: NodeId(node),
                     askers: Vec::new(),
@@ -508,7 +532,8 @@ mod tests {
             let (_wake, woken) = channel();
             let config = Config::new(identity(node), Secret::new(secret).unwrap());
             let mailbox = EventLoop::new(LoopConfig::default(), Nobody).unwrap().mailbox();
-            match (Asker { place: 0, peer: peer.clone(), config, mailbox, woken }).ask(&mut None) {
+            let tell = Tell::new(&[], 0, None);
+            match (Asker { place: 0, peer: peer.clone(), config, mailbox, woken, tell }).ask(&mut None) {
                 Heard::Away(why) => why,
                 heard => panic!("{heard:?}"),
             }

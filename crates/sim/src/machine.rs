@@ -1,0 +1,228 @@
+//! A machine: a disk that survives, clocks, and the process that runs on it, or does not.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use dstore_node::{Applied, Facts, Member, Node, NodeLimits, NodeParts, SYSTEM_RANGE, USER_RANGE};
+use dstore_rpc::{ClusterId, Config, Identity, Incarnation, Secret};
+use dstore_storage::{Direction, Engine, LogIndex, MemoryEngine, MemoryLog, RangeId, Reader};
+
+use crate::network::Machine as MachineId;
+use crate::peers::{Peers, node_of};
+use crate::process::{Fatal, Input, NoHost, Process, Surroundings};
+use crate::random::Random;
+use crate::time::{Clock, Moment};
+
+/// The ranges of a node.
+pub const RANGES: [RangeId; 2] = [SYSTEM_RANGE, USER_RANGE];
+
+/// Settings that all nodes of a cluster share.
+#[derive(Clone, Debug)]
+pub struct ClusterSettings {
+    /// How many nodes.
+    pub nodes: usize,
+    /// Of every node.
+    pub limits: NodeLimits,
+    /// A rule that every node breaks.
+    #[cfg(feature = "planted")]
+    pub planted: Option<dstore_node::Planted>,
+}
+
+/// A machine. See the [module](self).
+pub struct Machine {
+    /// Its number.
+    pub id: MachineId,
+    /// The data, as far as it is on disk or in memory.
+    pub engine: Arc<MemoryEngine>,
+    /// The log.
+    pub log: Arc<MemoryLog>,
+    /// Its clocks.
+    pub clock: Clock,
+    /// What runs on it.
+    pub process: Option<Process>,
+    /// What came since the process last looked.
+    pub inbox: Vec<Input>,
+    /// How many pauses are under way.
+    pub pauses: u32,
+    /// It stopped within a turn, and owes what it decided.
+    pub owes: bool,
+    /// The next pause falls into a turn.
+    pub pause_within_turn: bool,
+    /// When it next turns, if it does.
+    pub turn_at: Option<Moment>,
+    /// A sync is under way.
+    pub syncing: bool,
+    /// Nothing syncs before.
+    pub stalled_until: Moment,
+    /// It is to crash when it next writes: with its power, or without.
+    pub crash_at_write: Option<bool>,
+    /// It has power.
+    pub has_power: bool,
+    incarnation: u64,
+    random: Random,
+}
+
+impl Machine {
+    /// A machine with empty disks, on which nothing runs.
+    pub fn new(id: MachineId, clock: Clock, random: Random) -> Machine {
+        Machine {
+            id,
+            engine: Arc::new(MemoryEngine::new()),
+            log: Arc::new(MemoryLog::new()),
+            clock,
+            process: None,
+            inbox: Vec::new(),
+            pauses: 0,
+            owes: false,
+            pause_within_turn: false,
+            turn_at: None,
+            syncing: false,
+            stalled_until: 0,
+            crash_at_write: None,
+            has_power: true,
+            incarnation: 0,
+            random,
+        }
+    }
+
+    /// Its name in traces.
+    pub fn name(&self) -> String {
+        format!("n{}", self.id + 1)
+    }
+
+    /// Starts a process on what the disks hold.
+    ///
+    /// # Errors
+    ///
+    /// The core refuses what it finds there.
+    pub fn start(&mut self, settings: &ClusterSettings, around: &mut Surroundings<'_>) -> Result<(), Fatal> {
+        self.incarnation += 1;
+        self.has_power = true;
+        let identity =
+            Identity { cluster: ClusterId(1), node: node_of(self.id), incarnation: Incarnation(self.incarnation) };
+        let member = |machine| Member { node: node_of(machine), peer_address: format!("n{}:1", machine + 1) };
+        let parts = NodeParts {
+            engine: self.engine.clone(),
+            log: self.log.clone(),
+            identity,
+            members: (0..settings.nodes).map(member).collect(),
+            limits: settings.limits.clone(),
+            facts: Facts { node_id: self.name(), version: env!("CARGO_PKG_VERSION"), ..Facts::default() },
+            host: Box::new(NoHost),
+            seed: self.random.number(),
+        };
+        #[allow(unused_mut, reason = "only the feature `planted` changes it")]
+        let mut core = Node::new(parts, around.now())?;
+        #[cfg(feature = "planted")]
+        if let Some(bug) = settings.planted {
+            core.plant(bug);
+        }
+        let secret = Secret::new(b"the secret of the simulated cluster").expect("it is long enough");
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&self.random.number().to_le_bytes());
+        let peers = Peers::new(Config::new(identity, secret), seed, settings.nodes);
+        self.process = Some(Process::new(core, peers, self.log.clone(), self.name(), around));
+        Ok(())
+    }
+
+    /// The process is gone, and with it everything that was not synced and that luck did not save.
+    pub fn crash(&mut self) {
+        self.process = None;
+        self.inbox.clear();
+        self.pauses = 0;
+        (self.owes, self.pause_within_turn, self.turn_at) = (false, false, None);
+        self.crash_at_write = None;
+        self.engine.lose_power(self.random.number());
+        self.log.lose_power(self.random.number());
+    }
+
+    /// Flushes some or all of the data. Says how far each range is on disk now.
+    ///
+    /// # Errors
+    ///
+    /// The engine failed.
+    pub fn flush(&mut self) -> Result<Vec<(RangeId, LogIndex)>, Fatal> {
+        if self.random.one_in(2) {
+            self.engine.flush().map_err(dstore_node::NodeError::from)?;
+        } else {
+            self.engine.flush_some(self.random.number());
+        }
+        let mut flushed = Vec::new();
+        for range in RANGES {
+            let stored = self.engine.get_persisted(&Applied::key(range)).map_err(dstore_node::NodeError::from)?;
+            flushed.push((range, Applied::decode(stored.as_deref())?.position.index));
+        }
+        Ok(flushed)
+    }
+
+    /// Whether it leads the range of user data, as far as it knows.
+    pub fn leads(&self) -> bool {
+        let status = self.process.as_ref().and_then(|process| process.core().status().ok());
+        status.is_some_and(|status| status.user_range().is_some_and(|range| range.is_serving))
+    }
+
+    /// Everything that the replicas of a range have in common at one applied index, which is its first part.
+    pub fn replica(&self, range: RangeId) -> Replica {
+        let mut records = Vec::new();
+        let local = dstore_storage::layout::local::span(range);
+        let tags: &[u8] = if range == USER_RANGE { &[0x03, 0x04] } else { &[0x02] };
+        let spans = tags.iter().map(|tag| vec![*tag]..vec![*tag + 1]);
+        for span in std::iter::once(local).chain(spans) {
+            let mut cursor =
+                self.engine.scan(&span.start[..]..&span.end[..], Direction::Forward).expect("memory does not fail");
+            while let Some((key, value)) = cursor.entry() {
+                records.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+                cursor.advance().expect("memory does not fail");
+            }
+        }
+        Replica { applied: self.applied(range), records }
+    }
+
+    /// How far the data of a range is.
+    pub fn applied(&self, range: RangeId) -> Option<Applied> {
+        let stored = self.engine.get(&Applied::key(range)).expect("memory does not fail")?;
+        Applied::decode(Some(&stored)).ok()
+    }
+}
+
+/// The data of a range at one node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replica {
+    /// How far it is.
+    pub applied: Option<Applied>,
+    /// Its records, in order.
+    pub records: Vec<(Bytes, Bytes)>,
+}
+
+impl Replica {
+    /// A checksum of everything.
+    pub fn checksum(&self) -> u32 {
+        self.records.iter().fold(0, |sum, (key, value)| crc32c::crc32c_append(crc32c::crc32c_append(sum, key), value))
+    }
+
+    /// The first record that another replica has otherwise.
+    pub fn difference(&self, other: &Replica) -> Option<String> {
+        let text = |record: Option<&(Bytes, Bytes)>| {
+            record.map_or("nothing".to_owned(), |(key, value)| {
+                format!("{} = {}", key.escape_ascii(), value.escape_ascii())
+            })
+        };
+        let longest = self.records.len().max(other.records.len());
+        (0..longest)
+            .map(|at| (self.records.get(at), other.records.get(at)))
+            .find(|(ours, theirs)| ours != theirs)
+            .map(|(ours, theirs)| format!("{} here, {} there", text(ours), text(theirs)))
+    }
+}
+
+/// Clocks of a machine, drawn from a seed.
+pub fn draw_clock(random: &mut Random, epoch: Instant, drift_ppm: i64, wall_error_us: i64) -> Clock {
+    let drift = match random.below(3) {
+        0 => drift_ppm,
+        1 => -drift_ppm,
+        _ => random.below(2 * drift_ppm as u64 + 1) as i64 - drift_ppm,
+    };
+    let wall = random.below(2 * wall_error_us as u64 + 1) as i64 - wall_error_us;
+    Clock::new(epoch, random.below(1 << 40), drift, wall)
+}

@@ -1,0 +1,201 @@
+//! Faults: which, how often, how long. Every seed draws its own mixture, some mild, some brutal, some of one kind only
+//! ("swarm testing", Groce et al., ISSTA 2012): a system that survives everything at once may still fall to one thing alone.
+
+use crate::network::{Machine, Quality};
+use crate::random::Random;
+use crate::time::{MICRO, MILLI, Moment, SECOND};
+
+/// A kind of fault, and its place in [`Temper::weights`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Links that let nothing through.
+    Partition,
+    /// A process that is gone, and everything it had not synced; later it starts again.
+    Crash,
+    /// A process that is stopped, and goes on.
+    Pause,
+    /// Connections that break.
+    Cut,
+    /// Links that are slow or lose packets.
+    Slow,
+    /// A disk that takes long.
+    Stall,
+    /// A date that jumps.
+    Jump,
+    /// An engine that refuses some writes for now.
+    Busy,
+    /// An engine that flushes, so that the log is cut.
+    Flush,
+}
+
+/// All kinds, in the order of their weights.
+pub const KINDS: [Kind; 9] = [
+    Kind::Partition,
+    Kind::Crash,
+    Kind::Pause,
+    Kind::Cut,
+    Kind::Slow,
+    Kind::Stall,
+    Kind::Jump,
+    Kind::Busy,
+    Kind::Flush,
+];
+
+/// What happens now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Nothing gets from the first to the second of each pair.
+    Partition(Vec<(Machine, Machine)>),
+    /// A process ends.
+    Crash {
+        /// Whose.
+        machine: Machine,
+        /// Its machine loses power too: its peers are not told.
+        power: bool,
+        /// Not now, but when it next writes to its log.
+        at_write: bool,
+    },
+    /// A process stops for a while.
+    Pause {
+        /// Whose.
+        machine: Machine,
+        /// Not between turns but within one: what it has decided leaves when it goes on.
+        within_turn: bool,
+    },
+    /// A share of all connections breaks, in parts of a thousand.
+    Cut(u64),
+    /// Links get another quality.
+    Slow(Vec<(Machine, Machine)>, Quality),
+    /// A disk syncs nothing for a while.
+    Stall(Machine),
+    /// A machine's date is wrong by so many microseconds from now on.
+    Jump(Machine, i64),
+    /// An engine refuses the next writes.
+    Busy(Machine, u64),
+    /// An engine flushes.
+    Flush(Machine),
+}
+
+/// How a seed treats its cluster.
+#[derive(Clone, Debug)]
+pub struct Temper {
+    /// How likely each kind is, in the order of [`KINDS`].
+    pub weights: [u64; KINDS.len()],
+    /// The mean time between faults.
+    pub interval_mean: Moment,
+    /// The mean time a fault lasts.
+    pub duration_mean: Moment,
+    /// How long faults happen.
+    pub faults_until: Moment,
+    /// How links are when nothing is wrong with them.
+    pub quality: Quality,
+    /// The mean time of a sync.
+    pub sync_mean: Moment,
+    /// Rates of clocks differ by at most this, in parts of a million.
+    pub drift_ppm: i64,
+    /// Dates differ from the truth by at most this.
+    pub wall_error_us: i64,
+    /// Faults seek out the leader so many times in a thousand.
+    pub aim_permille: u64,
+}
+
+impl Temper {
+    /// A temper drawn from a seed. `drift_ppm_max` is how much the rates of two clocks may differ.
+    pub fn draw(random: &mut Random, drift_ppm_max: u32) -> Temper {
+        let mut weights = [0; KINDS.len()];
+        for weight in &mut weights {
+            *weight = *random.pick(&[0, 0, 1, 3, 10]);
+        }
+        if random.one_in(12) {
+            weights = [0; KINDS.len()]; // a calm seed: nothing but delays
+        }
+        Temper {
+            weights,
+            interval_mean: *random.pick(&[300 * MILLI, SECOND, SECOND, 3 * SECOND]),
+            duration_mean: *random.pick(&[200 * MILLI, SECOND, SECOND, 4 * SECOND]),
+            faults_until: random.between(8, 20) * SECOND,
+            quality: Quality {
+                delay_min: *random.pick(&[20 * MICRO, 200 * MICRO, 5 * MILLI]),
+                jitter_mean: *random.pick(&[20 * MICRO, 200 * MICRO, 5 * MILLI, 30 * MILLI]),
+                loss_permille: *random.pick(&[0, 0, 1, 10]),
+            },
+            sync_mean: *random.pick(&[100 * MICRO, MILLI, 10 * MILLI, 60 * MILLI]),
+            // Half up, half down: two clocks differ by the whole at most.
+            drift_ppm: i64::from(drift_ppm_max) * 49 / 100,
+            wall_error_us: *random.pick(&[0, 1_000, 100_000]),
+            aim_permille: *random.pick(&[0, 300, 700]),
+        }
+    }
+
+    /// The next fault among `nodes` machines; `leader` is where one is thought to be.
+    pub fn fault(&self, random: &mut Random, nodes: usize, leader: Option<Machine>) -> Option<Fault> {
+        let total: u64 = self.weights.iter().sum();
+        let mut at = random.below(total);
+        let mut kinds = KINDS.iter().zip(self.weights);
+        let kind = kinds.find_map(|(kind, weight)| {
+            let chosen = at < weight;
+            at = at.saturating_sub(weight);
+            chosen.then_some(*kind)
+        })?;
+        let machine = match leader {
+            Some(leader) if random.permille(self.aim_permille) => leader,
+            _ => random.below(nodes as u64) as Machine,
+        };
+        Some(match kind {
+            Kind::Partition => Fault::Partition(partition(random, nodes, machine)),
+            Kind::Crash => Fault::Crash { machine, power: random.one_in(2), at_write: random.one_in(2) },
+            Kind::Pause => Fault::Pause { machine, within_turn: random.one_in(2) },
+            Kind::Cut => Fault::Cut(*random.pick(&[100, 500, 1000])),
+            Kind::Slow => {
+                let quality = Quality {
+                    delay_min: *random.pick(&[MILLI, 50 * MILLI, 300 * MILLI]),
+                    jitter_mean: *random.pick(&[MILLI, 50 * MILLI, 200 * MILLI]),
+                    loss_permille: *random.pick(&[0, 20, 200]),
+                };
+                Fault::Slow(partition(random, nodes, machine), quality)
+            }
+            Kind::Stall => Fault::Stall(machine),
+            Kind::Jump => {
+                let bound = self.wall_error_us as u64;
+                Fault::Jump(machine, random.below(2 * bound + 1) as i64 - self.wall_error_us)
+            }
+            Kind::Busy => Fault::Busy(machine, random.between(1, 20)),
+            Kind::Flush => Fault::Flush(machine),
+        })
+    }
+
+    /// When the fault after one at `now` comes.
+    pub fn next(&self, random: &mut Random, now: Moment) -> Moment {
+        now + MILLI + random.exponential(self.interval_mean)
+    }
+
+    /// How long a fault lasts: now and then longer than any timeout.
+    pub fn duration(&self, random: &mut Random) -> Moment {
+        let long = if random.one_in(8) { 4 } else { 1 };
+        MILLI + long * random.exponential(self.duration_mean)
+    }
+}
+
+/// A set of directions between machines: around one machine, between two halves, or at random; both ways or one.
+fn partition(random: &mut Random, nodes: usize, machine: Machine) -> Vec<(Machine, Machine)> {
+    let sides: Vec<bool> = match random.below(3) {
+        0 => (0..nodes).map(|other| other == machine).collect(),
+        _ => (0..nodes).map(|_| random.one_in(2)).collect(),
+    };
+    let (out, back, scattered) = match random.below(5) {
+        0 => (true, false, false),
+        1 => (false, true, false),
+        2 => (true, true, true),
+        _ => (true, true, false),
+    };
+    let mut pairs = Vec::new();
+    for from in 0..nodes {
+        for to in (0..nodes).filter(|to| *to != from) {
+            let crosses = (out && sides[from] && !sides[to]) || (back && !sides[from] && sides[to]);
+            if if scattered { random.one_in(3) } else { crosses } {
+                pairs.push((from, to));
+            }
+        }
+    }
+    pairs
+}

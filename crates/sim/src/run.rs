@@ -1,0 +1,164 @@
+//! One seed, from an empty cluster to a verdict.
+//!
+//! ```text
+//! faults and work ──> faults end ──> every client succeeds ──> every node is read ──> replicas are level and alike
+//!    (safety)                         (liveness, bounded)                                   (convergence)
+//! ```
+//!
+//! Then the history is judged by the [checker](crate::checker). A panic of the core is a failure like any other.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use dstore_node::NodeLimits;
+
+use crate::checker;
+use crate::machine::ClusterSettings;
+use crate::nemesis::{Kind, Temper};
+use crate::random::Random;
+use crate::time::{Moment, SECOND};
+use crate::workload::Habits;
+use crate::world::World;
+
+/// How long after the faults every client must have succeeded: some timeouts of elections, calls and reconnecting, one
+/// after the other, and the longest patience of a client.
+pub const RECOVERY_MAX: Moment = 60 * SECOND;
+
+/// How long the last reads, and then the replicas' becoming level, may take.
+pub const CONVERGENCE_MAX: Moment = 30 * SECOND;
+
+/// The rates of clocks that the core is told to expect.
+const DRIFT_PPM_MAX: u32 = 1000;
+
+/// Violations of one history that a report shows.
+const VIOLATIONS_SHOWN_MAX: usize = 5;
+
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// The seed that decides everything.
+    pub seed: u64,
+    /// Print what happens.
+    pub trace: bool,
+    /// Any instant, the same for all runs of a process.
+    pub epoch: Instant,
+    /// A rule that every node breaks.
+    #[cfg(feature = "planted")]
+    pub planted: Option<dstore_node::Planted>,
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// What went wrong; nothing if the seed passed.
+    pub failures: Vec<String>,
+    /// Of the trace.
+    pub hash: u64,
+    /// Lines of the trace.
+    pub lines: u64,
+    /// Simulated time.
+    pub simulated: Moment,
+    /// Transactions that committed, that were refused, and of unknown outcome.
+    pub transactions: (usize, usize, usize),
+    /// Faults by kind.
+    pub faults: BTreeMap<Kind, u64>,
+}
+
+thread_local! {
+    /// Where the last panic of this thread happened, and what it said.
+    static PANIC: std::cell::RefCell<Option<String>> = const { std::cell::RefCell::new(None) };
+}
+
+/// To be made the panic hook: keeps what is to be reported with the seed, and prints nothing.
+pub fn note_panic(info: &std::panic::PanicHookInfo<'_>) {
+    PANIC.with(|panic| *panic.borrow_mut() = Some(info.to_string()));
+}
+
+/// Runs a seed.
+pub fn run(options: Options) -> Outcome {
+    let ran = catch_unwind(AssertUnwindSafe(|| run_to_verdict(options)));
+    ran.unwrap_or_else(|_| {
+        let text = PANIC.with(|panic| panic.borrow_mut().take());
+        let text = text.unwrap_or_else(|| "a panic whose words another hook has printed".to_owned());
+        Outcome { failures: vec![text], ..Outcome::default() }
+    })
+}
+
+/// Runs seeds from that of the options on with a bug, at most so many, until one fails: how many it took, and how it failed.
+#[cfg(feature = "planted")]
+pub fn hunt(options: Options, bug: dstore_node::Planted, seeds_max: u64) -> Option<(u64, Outcome)> {
+    (0..seeds_max).find_map(|number| {
+        let seed = options.seed.wrapping_add(number);
+        let outcome = run(Options { seed, planted: Some(bug), ..options });
+        (!outcome.failures.is_empty()).then_some((number + 1, outcome))
+    })
+}
+
+fn run_to_verdict(options: Options) -> Outcome {
+    let mut random = Random::new(options.seed);
+    let nodes = *random.pick(&[3, 3, 3, 3, 3, 3, 3, 3, 1, 5]);
+    let temper = Temper::draw(&mut random, DRIFT_PPM_MAX);
+    let habits = Habits::draw(&mut random, nodes);
+    let limits = NodeLimits {
+        request_timeout: Duration::from_secs(*random.pick(&[1, 3, 5])),
+        lease_reads: !random.one_in(4),
+        follower_reads: random.one_in(4),
+        ..NodeLimits::default()
+    };
+    let settings = ClusterSettings {
+        nodes,
+        limits,
+        #[cfg(feature = "planted")]
+        planted: options.planted,
+    };
+    let faults_until = temper.faults_until;
+    let mut world = World::new(settings, temper, &habits, &mut random, options.epoch);
+    world.trace = crate::trace::Trace::new(options.trace);
+    world.run(faults_until, |_| false);
+    world.recover();
+    // Each goes on only if the one before came to its end.
+    let _ = reach(&mut world, RECOVERY_MAX, World::clients_are_done, "clients do not succeed")
+        && {
+            world.read_everything(&habits);
+            reach(&mut world, CONVERGENCE_MAX, World::clients_are_done, "not every node can be read")
+        }
+        && reach(&mut world, CONVERGENCE_MAX, World::replicas_are_level, "replicas do not become level")
+        && {
+            world.compare_replicas();
+            true
+        };
+    judge(world)
+}
+
+/// Lets the world go on until `done`. False, and a failure, if that takes longer than `bound` or something went wrong.
+fn reach(world: &mut World, bound: Moment, done: fn(&World) -> bool, otherwise: &str) -> bool {
+    world.run(world.now + bound, done);
+    if world.has_failed() {
+        return false;
+    }
+    if !done(world) {
+        let situation = world.situation();
+        world.failures.push(format!("{otherwise} within {} s without faults: {situation}", bound / SECOND));
+        return false;
+    }
+    true
+}
+
+fn judge(world: World) -> Outcome {
+    let mut failures = world.failures.clone();
+    failures.extend(world.recorder.problems().iter().cloned());
+    let violations = checker::check(world.recorder.history());
+    failures.extend(violations.iter().take(VIOLATIONS_SHOWN_MAX).map(ToString::to_string));
+    if violations.len() > VIOLATIONS_SHOWN_MAX {
+        failures.push(format!("and {} more", violations.len() - VIOLATIONS_SHOWN_MAX));
+    }
+    Outcome {
+        failures,
+        hash: world.trace.hash(),
+        lines: world.trace.lines(),
+        simulated: world.now,
+        transactions: world.recorder.counts(),
+        faults: world.faults,
+    }
+}

@@ -1,0 +1,600 @@
+//! [`Client`]: one client, which connects here and there, sends, waits, loses patience, and remembers what it was told.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use dstore_resp::{Decoded, Reply, ReplyDecoder, ReplyLimits};
+
+use super::recorder::{Recorder, TransactionId};
+use super::request::{self, TOKEN_BYTES, key_name, parse_list};
+use crate::checker::{Key, MicroOp, Token};
+use crate::network::Machine;
+use crate::random::Random;
+use crate::time::{MILLI, Moment, SECOND};
+
+/// How clients behave; the same for all clients of a run.
+#[derive(Clone, Debug)]
+pub struct Habits {
+    /// Nodes to connect to.
+    pub nodes: usize,
+    /// Keys in use.
+    pub keys: u64,
+    /// The mean pause between a reply and the next request.
+    pub think_mean: Moment,
+    /// Of a thousand turns, those with several commands sent at once.
+    pub burst_permille: u64,
+    /// Of a thousand commands, those that are blocks.
+    pub block_permille: u64,
+    /// Of a thousand turns, those that watch a key first.
+    pub watch_permille: u64,
+    /// Of a thousand plain commands and parts of blocks, those that read.
+    pub read_permille: u64,
+    /// Of a thousand turns, those in which the client walks away, with replies owed or not.
+    pub leave_permille: u64,
+    /// How long a client waits for a reply.
+    pub patience: Moment,
+}
+
+impl Habits {
+    /// Habits drawn from a seed.
+    pub fn draw(random: &mut Random, nodes: usize) -> Habits {
+        Habits {
+            nodes,
+            keys: random.between(2, 6),
+            think_mean: *random.pick(&[30 * MILLI, 80 * MILLI, 200 * MILLI]),
+            burst_permille: *random.pick(&[0, 100, 300, 600]),
+            block_permille: *random.pick(&[0, 200, 500]),
+            watch_permille: *random.pick(&[0, 50, 200]),
+            read_permille: *random.pick(&[300, 500, 700]),
+            leave_permille: *random.pick(&[0, 10, 40]),
+            patience: *random.pick(&[2 * SECOND, 7 * SECOND, 20 * SECOND]),
+        }
+    }
+}
+
+/// What a client wants done, in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientAction {
+    /// Connect to a node.
+    Connect(Machine),
+    /// Send bytes.
+    Send(Bytes),
+    /// Close the connection.
+    Close,
+}
+
+/// What a reply is an answer to.
+#[derive(Debug)]
+enum Expected {
+    /// The OK of MULTI or UNWATCH.
+    Ok,
+    /// The OK of WATCH, or a refusal: it may need the data.
+    Watch,
+    /// QUEUED.
+    Queued,
+    /// A command of its own.
+    Command(TransactionId),
+    /// The GET behind a WATCH.
+    Watched(Key, TransactionId),
+    /// EXEC of a block.
+    Exec(Block),
+}
+
+/// A block that was sent.
+#[derive(Debug)]
+struct Block {
+    id: TransactionId,
+    /// Some key may be under WATCH, so that the block may do nothing.
+    may_abort: bool,
+    /// What it has seen if it commits: a key under WATCH, and what that held.
+    saw: Option<(Key, Vec<Token>)>,
+}
+
+/// The connection of the moment.
+#[derive(Debug)]
+struct Connection {
+    number: u64,
+    machine: Machine,
+    decoder: ReplyDecoder,
+    input: BytesMut,
+    expected: VecDeque<Expected>,
+    /// WATCH was sent since the last block.
+    under_watch: bool,
+    /// The reply to the last WATCH was OK.
+    watching: bool,
+    /// A key under WATCH and what it held then.
+    watched: Option<(Key, Vec<Token>)>,
+    /// After `-UNCERTAIN` nothing more may come.
+    uncertain: bool,
+}
+
+/// What a client is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Task {
+    /// Whatever the habits say.
+    Work,
+    /// The same, until so many commands sent from now on have committed.
+    Recover { left: u32 },
+    /// Every key is to be read at one node.
+    ReadAll { machine: Machine, next: Key },
+    /// Nothing more.
+    Rest,
+}
+
+/// Commands that have to succeed after the faults are over.
+const RECOVERY_COMMANDS: u32 = 3;
+
+/// A client. See the [module](super).
+#[derive(Debug)]
+pub struct Client {
+    random: Random,
+    habits: Habits,
+    task: Task,
+    connection: Option<Connection>,
+    /// When something is to be done without being asked.
+    due: Moment,
+    /// Commands sent before this do not count for recovery.
+    recovering_since: Moment,
+    actions: VecDeque<ClientAction>,
+}
+
+impl Client {
+    /// A client that begins at a moment of its own.
+    pub fn new(mut random: Random, habits: Habits) -> Client {
+        let due = random.below(SECOND);
+        Client {
+            random,
+            habits,
+            task: Task::Work,
+            connection: None,
+            due,
+            recovering_since: 0,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// A client that reads every key at one node, from now on.
+    pub fn reader(random: Random, habits: Habits, now: Moment, machine: Machine) -> Client {
+        let task = Task::ReadAll { machine, next: 0 };
+        Client { task, due: now, ..Client::new(random, habits) }
+    }
+
+    /// Faults are over: from now on it has to succeed, and then rests.
+    pub fn recover(&mut self, now: Moment) {
+        self.task = Task::Recover { left: RECOVERY_COMMANDS };
+        self.recovering_since = now;
+    }
+
+    /// Whether it has done what it was to do.
+    pub fn is_done(&self) -> bool {
+        self.task == Task::Rest
+    }
+
+    /// When [`Client::handle_timeout`] is to be called.
+    pub fn due(&self) -> Moment {
+        self.due
+    }
+
+    /// What to do next.
+    pub fn poll_action(&mut self) -> Option<ClientAction> {
+        self.actions.pop_front()
+    }
+
+    /// Where it is connected, for reports.
+    pub fn machine(&self) -> Option<Machine> {
+        self.connection.as_ref().map(|connection| connection.machine)
+    }
+
+    /// The time has come: for the next command, or to give up waiting.
+    pub fn handle_timeout(&mut self, now: Moment, recorder: &mut Recorder) {
+        if now < self.due {
+            return;
+        }
+        let owed = self.connection.as_ref().is_some_and(|connection| !connection.expected.is_empty());
+        if self.task == Task::Rest || owed {
+            // Rested, or waited long enough.
+            self.leave(now);
+        } else {
+            self.work(now, recorder);
+        }
+    }
+
+    /// Bytes came.
+    pub fn handle_bytes(&mut self, now: Moment, bytes: &[u8], recorder: &mut Recorder) {
+        let Some(connection) = &mut self.connection else { return };
+        connection.input.extend_from_slice(bytes);
+        loop {
+            let Some(connection) = &mut self.connection else { return };
+            match connection.decoder.decode(&connection.input) {
+                Ok(Decoded::Message(reply, length)) => {
+                    let _ = connection.input.split_to(length);
+                    self.handle_reply(now, reply, recorder);
+                }
+                Ok(Decoded::Skip(length)) => drop(connection.input.split_to(length)),
+                Ok(Decoded::Incomplete { .. }) => break,
+                Err(error) => {
+                    recorder.problem(connection.number, format_args!("bytes that are no reply: {error:?}"));
+                    self.leave(now);
+                    return;
+                }
+            }
+        }
+        if self.connection.as_ref().is_some_and(|connection| connection.expected.is_empty()) {
+            self.due = now + self.random.exponential(self.habits.think_mean);
+        }
+    }
+
+    /// The connection ended. What was owed on it will never come.
+    pub fn handle_closed(&mut self, now: Moment) {
+        if self.connection.take().is_some() {
+            self.due = now + self.random.below(300 * MILLI);
+        }
+    }
+
+    fn leave(&mut self, now: Moment) {
+        if self.connection.take().is_some() {
+            self.actions.push_back(ClientAction::Close);
+        }
+        let pause = self.random.below(100 * MILLI);
+        self.due = if self.task == Task::Rest { Moment::MAX } else { now + pause };
+    }
+
+    fn work(&mut self, now: Moment, recorder: &mut Recorder) {
+        if self.connection.is_none() {
+            self.connect(recorder);
+        }
+        if let Task::ReadAll { next, .. } = self.task {
+            self.read(now, recorder, Key::from(next));
+        } else if self.connection.as_ref().is_some_and(|connection| connection.watched.is_some()) {
+            self.block(now, recorder);
+        } else if self.random.permille(self.habits.watch_permille) {
+            self.watch(now, recorder);
+        } else {
+            let burst = self.random.permille(self.habits.burst_permille);
+            for _ in 0..if burst { self.random.between(2, 8) } else { 1 } {
+                if self.random.permille(self.habits.block_permille) {
+                    self.block(now, recorder);
+                } else {
+                    self.command(now, recorder);
+                }
+            }
+        }
+        self.due = now + self.random.between(self.habits.patience / 2, self.habits.patience);
+        if self.task == Task::Work && self.random.permille(self.habits.leave_permille) {
+            self.due = now + self.random.below(50 * MILLI);
+        }
+    }
+
+    fn connect(&mut self, recorder: &mut Recorder) {
+        let machine = match self.task {
+            Task::ReadAll { machine, .. } => machine,
+            _ => self.random.below(self.habits.nodes as u64) as Machine,
+        };
+        self.actions.push_back(ClientAction::Connect(machine));
+        self.connection = Some(Connection {
+            number: recorder.connection(),
+            machine,
+            decoder: ReplyDecoder::new(ReplyLimits::default()),
+            input: BytesMut::new(),
+            expected: VecDeque::new(),
+            under_watch: false,
+            watching: false,
+            watched: None,
+            uncertain: false,
+        });
+    }
+
+    fn send(&mut self, bytes: Vec<u8>, expected: Expected) {
+        let Some(connection) = &mut self.connection else { return };
+        connection.expected.push_back(expected);
+        match self.actions.back_mut() {
+            // What is sent at once leaves as one piece, as from a buffered client.
+            Some(ClientAction::Send(last)) => {
+                let mut joined = Vec::from(std::mem::take(last));
+                joined.extend_from_slice(&bytes);
+                *last = joined.into();
+            }
+            _ => self.actions.push_back(ClientAction::Send(bytes.into())),
+        }
+    }
+
+    fn invoke(&mut self, now: Moment, recorder: &mut Recorder, ops: Vec<MicroOp>) -> TransactionId {
+        let connection = self.connection.as_ref().expect("a command is sent over a connection");
+        recorder.invoke(now, connection.number, connection.machine as u64 + 1, ops)
+    }
+
+    fn key(&mut self) -> Key {
+        self.random.below(self.habits.keys) as Key
+    }
+
+    fn op(&mut self, recorder: &mut Recorder) -> MicroOp {
+        let key = self.key();
+        if self.random.permille(self.habits.read_permille) {
+            MicroOp::Read { key, list: None }
+        } else {
+            MicroOp::Append { key, token: recorder.token(), length: None }
+        }
+    }
+
+    fn command(&mut self, now: Moment, recorder: &mut Recorder) {
+        if self.random.one_in(10) {
+            return self.read_several(now, recorder);
+        }
+        let op = self.op(recorder);
+        let bytes = encode_op(&op);
+        let id = self.invoke(now, recorder, vec![op]);
+        self.send(bytes, Expected::Command(id));
+    }
+
+    fn read(&mut self, now: Moment, recorder: &mut Recorder, key: Key) {
+        let id = self.invoke(now, recorder, vec![MicroOp::Read { key, list: None }]);
+        self.send(request::get(key), Expected::Command(id));
+    }
+
+    /// MGET: several keys at one moment.
+    fn read_several(&mut self, now: Moment, recorder: &mut Recorder) {
+        let names: Vec<String> = (0..self.habits.keys as Key).map(key_name).collect();
+        let ops = (0..self.habits.keys as Key).map(|key| MicroOp::Read { key, list: None }).collect();
+        let mut args = vec!["MGET"];
+        args.extend(names.iter().map(String::as_str));
+        let id = self.invoke(now, recorder, ops);
+        self.send(request::encode(&args), Expected::Command(id));
+    }
+
+    fn watch(&mut self, now: Moment, recorder: &mut Recorder) {
+        let key = self.key();
+        if let Some(connection) = &mut self.connection {
+            (connection.under_watch, connection.watching) = (true, false);
+        }
+        self.send(request::encode(&["WATCH", &key_name(key)]), Expected::Watch);
+        let id = self.invoke(now, recorder, vec![MicroOp::Read { key, list: None }]);
+        self.send(request::get(key), Expected::Watched(key, id));
+    }
+
+    fn block(&mut self, now: Moment, recorder: &mut Recorder) {
+        let Some(connection) = &mut self.connection else { return };
+        let (saw, may_abort) = (connection.watched.take(), std::mem::take(&mut connection.under_watch));
+        let mut ops: Vec<MicroOp> = (0..self.random.between(1, 4)).map(|_| self.op(recorder)).collect();
+        if let Some((key, _)) = &saw {
+            ops.push(MicroOp::Append { key: *key, token: recorder.token(), length: None });
+        }
+        self.send(request::encode(&["MULTI"]), Expected::Ok);
+        for op in &ops {
+            self.send(encode_op(op), Expected::Queued);
+        }
+        let id = self.invoke(now, recorder, ops);
+        self.send(request::encode(&["EXEC"]), Expected::Exec(Block { id, may_abort, saw }));
+    }
+
+    fn handle_reply(&mut self, now: Moment, reply: Reply, recorder: &mut Recorder) {
+        let Some(connection) = &mut self.connection else { return };
+        let number = connection.number;
+        let Some(expected) = connection.expected.pop_front() else {
+            return recorder.problem(number, format_args!("a reply that nothing asked for: {reply:?}"));
+        };
+        if connection.uncertain {
+            recorder.problem(number, format_args!("a reply behind -UNCERTAIN: {reply:?}"));
+        }
+        if let Reply::Error(text) = &reply {
+            return self.handle_error(now, &expected, text, recorder);
+        }
+        match (expected, &reply) {
+            (Expected::Ok, Reply::Status(text)) if text == "OK" => {}
+            (Expected::Watch, Reply::Status(text)) if text == "OK" => connection.watching = true,
+            (Expected::Queued, Reply::Status(text)) if text == "QUEUED" => {}
+            (Expected::Command(id), reply) => {
+                self.committed(now, id, reply, None, recorder);
+            }
+            (Expected::Watched(key, id), reply) => {
+                let watching = std::mem::take(&mut connection.watching);
+                if self.committed(now, id, reply, None, recorder)
+                    && watching
+                    && let [MicroOp::Read { list: Some(list), .. }] = &recorder.transaction(id).ops[..]
+                    && let Some(connection) = &mut self.connection
+                {
+                    connection.watched = Some((key, list.clone()));
+                }
+            }
+            // Something under WATCH had changed: nothing was done.
+            (Expected::Exec(Block { id, may_abort: true, .. }), Reply::Null | Reply::NullArray) => {
+                recorder.refuse(now, id);
+            }
+            (Expected::Exec(Block { id, saw, .. }), reply) => {
+                self.committed(now, id, reply, saw, recorder);
+            }
+            (expected, reply) => {
+                recorder.problem(number, format_args!("{expected:?} was answered with {reply:?}"));
+            }
+        }
+    }
+
+    fn handle_error(&mut self, now: Moment, expected: &Expected, text: &Bytes, recorder: &mut Recorder) {
+        let Some(connection) = &mut self.connection else { return };
+        let id = match expected {
+            Expected::Command(id) | Expected::Watched(_, id) | Expected::Exec(Block { id, .. }) => Some(*id),
+            Expected::Watch => None,
+            Expected::Ok | Expected::Queued => {
+                let text = String::from_utf8_lossy(text);
+                return recorder.problem(connection.number, format_args!("{expected:?} was answered with -{text}"));
+            }
+        };
+        if text.starts_with(b"NOQUORUM not executed") {
+            id.into_iter().for_each(|id| recorder.refuse(now, id));
+        } else if text.starts_with(b"UNCERTAIN ") {
+            connection.uncertain = true;
+        } else {
+            let text = String::from_utf8_lossy(text);
+            recorder.problem(connection.number, format_args!("{expected:?} was answered with -{text}"));
+        }
+    }
+
+    /// A command succeeded: its results go into the history. False if they make no sense.
+    fn committed(
+        &mut self,
+        now: Moment,
+        id: TransactionId,
+        reply: &Reply,
+        saw: Option<(Key, Vec<Token>)>,
+        recorder: &mut Recorder,
+    ) -> bool {
+        let mut ops = recorder.transaction(id).ops.clone();
+        let parts = match reply {
+            Reply::Array(parts) => &parts[..],
+            one => std::slice::from_ref(one),
+        };
+        let filled = if parts.len() == ops.len() {
+            ops.iter_mut().zip(parts).try_for_each(|(op, part)| fill(op, part))
+        } else {
+            Err(format!("{} parts answered with {}", ops.len(), parts.len()))
+        };
+        if let Err(what) = filled {
+            let asked = recorder.transaction(id).clone();
+            recorder.problem(asked.connection, format_args!("{what}: {asked} was answered with {reply:?}"));
+            return false;
+        }
+        // A block that commits under WATCH has seen what was there when the key was read.
+        if let Some((key, list)) = saw {
+            ops.insert(0, MicroOp::Read { key, list: Some(list) });
+        }
+        recorder.commit(now, id, ops);
+        self.progress(recorder.transaction(id).invoked);
+        true
+    }
+
+    fn progress(&mut self, invoked: Moment) {
+        match &mut self.task {
+            Task::Recover { left } if invoked >= self.recovering_since => {
+                *left -= 1;
+                if *left == 0 {
+                    self.task = Task::Rest;
+                }
+            }
+            Task::ReadAll { next, .. } => {
+                *next += 1;
+                if u64::from(*next) == self.habits.keys {
+                    self.task = Task::Rest;
+                }
+            }
+            Task::Work | Task::Recover { .. } | Task::Rest => {}
+        }
+    }
+}
+
+fn encode_op(op: &MicroOp) -> Vec<u8> {
+    match op {
+        MicroOp::Append { key, token, .. } => request::append(*key, *token),
+        MicroOp::Read { key, .. } => request::get(*key),
+    }
+}
+
+/// Puts an answer where it belongs.
+fn fill(op: &mut MicroOp, reply: &Reply) -> Result<(), String> {
+    match (op, reply) {
+        (MicroOp::Append { length, .. }, Reply::Integer(bytes)) => {
+            let bytes = usize::try_from(*bytes).map_err(|_| format!("a length of {bytes}"))?;
+            if !bytes.is_multiple_of(TOKEN_BYTES) {
+                return Err(format!("a length of {bytes} bytes is no number of tokens"));
+            }
+            *length = Some(bytes / TOKEN_BYTES);
+        }
+        (MicroOp::Read { list, .. }, Reply::Bulk(value)) => *list = Some(parse_list(value)?),
+        (MicroOp::Read { list, .. }, Reply::Null) => *list = Some(Vec::new()),
+        (op, reply) => return Err(format!("{op} cannot be answered with {reply:?}")),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checker::{Outcome, check};
+
+    /// Lets a client talk to `answers`, which gets what it sends and says what comes back, and gives the history.
+    fn talk(habits: Habits, rounds: usize, mut answers: impl FnMut(&str) -> String) -> (Recorder, Client) {
+        let mut recorder = Recorder::default();
+        let mut client = Client::new(Random::new(1), habits);
+        for _ in 0..rounds {
+            let now = client.due();
+            client.handle_timeout(now, &mut recorder);
+            while let Some(action) = client.poll_action() {
+                if let ClientAction::Send(bytes) = action {
+                    let reply = answers(std::str::from_utf8(&bytes).unwrap());
+                    client.handle_bytes(now + 1, reply.as_bytes(), &mut recorder);
+                }
+            }
+        }
+        (recorder, client)
+    }
+
+    fn habits() -> Habits {
+        let mut habits = Habits::draw(&mut Random::new(1), 3);
+        (habits.burst_permille, habits.block_permille, habits.watch_permille) = (0, 0, 0);
+        (habits.read_permille, habits.leave_permille, habits.keys) = (0, 0, 1);
+        habits
+    }
+
+    #[test]
+    fn acknowledged_refused_and_uncertain_commands_are_told_apart() {
+        let mut length = 0;
+        let (recorder, _) = talk(Habits { keys: 1, ..habits() }, 30, |sent| {
+            if sent.contains("MGET") {
+                return "-NOQUORUM not executed: no leader\r\n".to_owned();
+            }
+            length += 1;
+            match length % 3 {
+                0 => "-UNCERTAIN no answer\r\n".to_owned(),
+                1 => "-NOQUORUM not executed: no leader\r\n".to_owned(),
+                _ => format!(":{}\r\n", length * TOKEN_BYTES),
+            }
+        });
+        let (committed, refused, unknown) = recorder.counts();
+        assert!(committed > 0 && refused > 0 && unknown > 0, "{committed} {refused} {unknown}");
+        // Nothing may follow an uncertain answer on its connection, and this store answered on.
+        assert!(recorder.problems()[0].contains("behind -UNCERTAIN"), "{:?}", recorder.problems());
+    }
+
+    #[test]
+    fn a_block_under_watch_has_seen_what_the_key_held() {
+        let habits = Habits { watch_permille: 1000, ..habits() };
+        let (recorder, _) = talk(habits, 2, |sent| {
+            if sent.contains("WATCH") {
+                return "+OK\r\n$7\r\n000009,\r\n".to_owned();
+            }
+            let parts = sent.matches("APPEND").count();
+            let lengths: String = (0..parts).map(|part| format!(":{}\r\n", (2 + part) * TOKEN_BYTES)).collect();
+            format!("+OK\r\n{}*{parts}\r\n{lengths}", "+QUEUED\r\n".repeat(parts))
+        });
+        assert_eq!(recorder.problems(), [] as [String; 0]);
+        let block = recorder.history().transactions.last().unwrap();
+        assert_eq!(block.outcome, Outcome::Committed);
+        assert_eq!(block.ops[0], MicroOp::Read { key: 0, list: Some(vec![9]) });
+        assert!(!check(recorder.history()).is_empty(), "nobody ever appended 9");
+    }
+
+    #[test]
+    fn what_a_store_should_never_answer_is_noted() {
+        for answer in ["-ERR what\r\n", "+OK\r\n", ":3\r\n", "?\r\n", "*0\r\n"] {
+            let (recorder, _) = talk(habits(), 3, |_| answer.to_owned());
+            assert!(!recorder.problems().is_empty(), "{answer}");
+        }
+    }
+
+    #[test]
+    fn a_reader_reads_every_key_and_rests() {
+        let mut recorder = Recorder::default();
+        let mut client = Client::reader(Random::new(1), Habits { keys: 3, ..habits() }, 5, 2);
+        let mut now = 5;
+        while !client.is_done() {
+            client.handle_timeout(now, &mut recorder);
+            while let Some(action) = client.poll_action() {
+                match action {
+                    ClientAction::Connect(machine) => assert_eq!(machine, 2),
+                    ClientAction::Send(_) => client.handle_bytes(now, b"$-1\r\n", &mut recorder),
+                    ClientAction::Close => {}
+                }
+            }
+            now = client.due().max(now + 1);
+        }
+        assert_eq!(recorder.counts(), (3, 0, 0));
+    }
+}

@@ -1,0 +1,33 @@
+//! Every planted bug is caught, each within a bound of its own: a simulator that finds nothing may be one that cannot.
+//!
+//! Needs the feature: `cargo test --release -p dstore-sim --features planted --test planted`. `DSTORE_SEED=n` begins with another
+//! seed.
+
+#![cfg(feature = "planted")]
+
+use std::time::Instant;
+
+use dstore_node::Planted;
+use dstore_sim::run::{Options, hunt};
+
+/// Seeds within which each bug has to be caught: many times what it takes on average.
+const SEEDS_MAX: u64 = 1500;
+
+#[test]
+#[allow(clippy::disallowed_methods)]
+fn every_planted_bug_is_caught() {
+    let seed = std::env::var("DSTORE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    println!("DSTORE_SEED={seed}");
+    let options = Options { seed, trace: false, epoch: Instant::now(), planted: None };
+    let mut escaped = Vec::new();
+    for bug in Planted::ALL {
+        match hunt(options, bug, SEEDS_MAX) {
+            Some((seeds, outcome)) => {
+                let text = outcome.failures[0].lines().next().unwrap_or_default();
+                println!("{bug:?}: caught after {seeds} seeds: {text}");
+            }
+            None => escaped.push(bug),
+        }
+    }
+    assert!(escaped.is_empty(), "not caught within {SEEDS_MAX} seeds from {seed}: {escaped:?}");
+}
