@@ -235,12 +235,34 @@ impl Group {
     /// Ends the open entry and proposes it. Gives the payload's length.
     pub(crate) fn seal(&mut self) -> Option<usize> {
         let term = self.serving()?;
+        self.note_own_entries();
         let (position, payload) = self.replica.seal(term)?;
         let bytes = payload.len();
-        let proposed = self.raft.propose([payload]).expect("a group that serves takes what its bounds allow");
-        let given = Position::new(proposed.first.0, proposed.term.0);
-        assert_eq!(given, position, "consensus and state machine count alike");
-        Some(bytes)
+        match self.raft.propose([payload]) {
+            Ok(proposed) => {
+                let given = Position::new(proposed.first.0, proposed.term.0);
+                assert_eq!(given, position, "consensus and state machine count alike");
+                self.desk.sealed(position);
+                Some(bytes)
+            }
+            Err(refused) => panic!("a group that serves takes what its bounds allow: {refused}"),
+        }
+    }
+
+    /// Configurations that consensus appended by itself take their places among what is logged here.
+    fn note_own_entries(&mut self) {
+        while self.replica.last().0 < self.raft.last().index.0 {
+            let index = dstore_raft::LogIndex(self.replica.last().0 + 1);
+            let (Some(term), Some(configuration)) = (self.raft.term_at(index), self.raft.configuration_at(index)) else {
+                return;
+            };
+            let members = self.members_op(configuration.encode());
+            self.replica.log_own(Position::new(index.0, term.0), vec![members]);
+        }
+    }
+
+    fn members_op(&self, configuration: Bytes) -> WriteOp {
+        WriteOp::Put { key: local::members_key(self.replica.range()), value: configuration }
     }
 
     /// Does what consensus asks for, until it asks for nothing more.
@@ -287,7 +309,7 @@ impl Group {
                 self.opening = Some(at);
             }
             EntryKind::Config => {
-                let members = WriteOp::Put { key: local::members_key(range), value: entry.data };
+                let members = self.members_op(entry.data);
                 self.replica.take_own(at, vec![members]);
             }
         }
