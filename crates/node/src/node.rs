@@ -306,8 +306,6 @@ pub struct Node<E> {
     pub(crate) waiting_bytes: usize,
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<crate::Planted>,
-    #[cfg(feature = "planted")]
-    pub(crate) last_turn: Time,
 }
 
 impl<E: Engine> Node<E> {
@@ -368,8 +366,6 @@ impl<E: Engine> Node<E> {
             waiting_bytes: 0,
             #[cfg(feature = "planted")]
             planted: None,
-            #[cfg(feature = "planted")]
-            last_turn: now.mono,
         })
     }
 
@@ -526,8 +522,6 @@ impl<E: Engine> Node<E> {
             }
             let more = self.groups.values().any(|group| group.serving().is_some() && group.replica.has_open());
             if self.ready.is_empty() && !more {
-                #[cfg(feature = "planted")]
-                (self.last_turn = now.mono);
                 return Ok(());
             }
         }

@@ -182,8 +182,6 @@ impl<E: Engine> Node<E> {
             return self.serve_logged(now, range, task);
         }
         let Some(group) = self.groups.get_mut(&range) else { return Ok(()) };
-        #[cfg(feature = "planted")]
-        let now = if planted!(self, ReadByOldClock) { Now { mono: self.last_turn, ..now } } else { now };
         if group.is_latest(now.mono) || planted!(self, ReadWithoutLease) {
             return self.serve_reads(now, range, task);
         }
