@@ -56,6 +56,23 @@ pub(crate) enum Event {
     ReadDropped(ReadId),
 }
 
+/// Why leadership is not handed over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HandOverError {
+    /// This node has none to give.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// Who may.
+        leader: Option<u64>,
+    },
+    /// The group has no other voter.
+    #[error("there is no other voter")]
+    NobodyElse,
+    /// Consensus refused.
+    #[error(transparent)]
+    Refused(dstore_raft::TransferRefused),
+}
+
 /// Where the effects of a group's work go.
 pub(crate) struct Effects<'a> {
     pub(crate) outputs: &'a mut VecDeque<Output>,
@@ -140,7 +157,7 @@ impl Group {
     /// The term this node leads, if commands may be evaluated here. Looks at consensus as it is now: what it has just
     /// learnt counts before [`Group::pump`] tells of it.
     pub(crate) fn serving(&self) -> Option<Term> {
-        let leads = self.raft.role() == Role::Leader;
+        let leads = self.raft.role() == Role::Leader && !self.raft.is_transferring();
         self.serving.filter(|term| leads && term.0 == self.raft.term().0)
     }
 
@@ -191,6 +208,20 @@ impl Group {
 
     pub(crate) fn peer_lost(&mut self, now: Time, peer: NodeId) {
         self.raft.peer_lost(now, peer);
+    }
+
+    /// Hands leadership to another voter: to the one that is named, or to the one that has most of the log. Until that has
+    /// come about, or was given up, this node serves nothing.
+    pub(crate) fn hand_over(&mut self, now: Time, to: Option<NodeId>) -> Result<NodeId, HandOverError> {
+        assert!(!self.replica.has_open(), "what is open is proposed before leadership is given away");
+        if self.raft.role() != Role::Leader {
+            return Err(HandOverError::NotLeader { leader: self.raft.leader().map(|leader| leader.0) });
+        }
+        let status = self.raft.status();
+        let best = || status.peers.iter().filter(|peer| peer.is_voter).max_by_key(|peer| (peer.matched, peer.heard_at));
+        let to = to.or_else(|| best().map(|peer| peer.id)).ok_or(HandOverError::NobodyElse)?;
+        self.raft.transfer_leadership(now, to).map_err(HandOverError::Refused)?;
+        Ok(to)
     }
 
     /// Stands for election, if this group has never had a leader.
@@ -253,7 +284,8 @@ impl Group {
     fn note_own_entries(&mut self) {
         while self.replica.last().0 < self.raft.last().index.0 {
             let index = dstore_raft::LogIndex(self.replica.last().0 + 1);
-            let (Some(term), Some(configuration)) = (self.raft.term_at(index), self.raft.configuration_at(index)) else {
+            let (Some(term), Some(configuration)) = (self.raft.term_at(index), self.raft.configuration_at(index))
+            else {
                 return;
             };
             let members = self.members_op(configuration.encode());
@@ -301,7 +333,6 @@ impl Group {
 
     fn take(&mut self, entry: dstore_raft::Entry) -> Result<(), NodeError> {
         let at = position(entry.id());
-        let range = self.replica.range();
         match entry.kind {
             EntryKind::Normal => self.replica.take(at, &entry.data)?,
             EntryKind::Blank => {
