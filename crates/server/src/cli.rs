@@ -168,7 +168,7 @@ impl TransferLeader {
         };
         let to = self.to.as_ref().map(node).transpose()?;
         let done = administer::transfer_leader(&self.peer.parse()?, &self.cluster_secret_file, to)?;
-        say(&done);
+        say(&format!("{done}\n"));
         Ok(ExitCode::SUCCESS)
     }
 }
