@@ -445,7 +445,15 @@ impl<E: Engine> Node<E> {
     ) -> Result<(), NodeError> {
         use dstore_rpc::{Code, Execution};
         let refuse = |code, message: String| Err(Status::new(code, Execution::NotExecuted, message));
-        let result = if method != EXECUTE.number {
+        let result = if method == wire::ADMINISTER.number {
+            match wire::Administer::decode(body) {
+                Ok(administer) => {
+                    self.administer(now, request, &administer);
+                    return Ok(());
+                }
+                Err(error) => refuse(Code::InvalidRequest, format!("a request cannot be decoded: {error}")),
+            }
+        } else if method != EXECUTE.number {
             refuse(Code::UnknownMethod, format!("there is no method {method} here"))
         } else {
             match Execute::decode(body) {
