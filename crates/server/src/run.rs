@@ -61,6 +61,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         log: log.clone(),
         rpc,
         identity: founded.identity,
+        founders: founded.founders.clone(),
         decoder_limits: dstore_resp::Limits {
             bulk_bytes_max: config.value_bytes_max,
             request_bytes_max: config.request_bytes_max,
