@@ -31,6 +31,7 @@ macro_rules! planted {
     }};
 }
 
+mod administer;
 mod batch;
 mod entry;
 mod gateway;
@@ -55,3 +56,4 @@ pub use node::{Member, Node, NodeError, NodeLimits, NodeParts, Now, Output, SYST
 pub use planted::Planted;
 pub use replica::Applied;
 pub use status::{MemberStatus, NodeStatus, RangeStatus};
+pub use wire::{ADMINISTER, Administer, Administered, HandOver};

@@ -306,8 +306,6 @@ pub struct Node<E> {
     pub(crate) waiting_bytes: usize,
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<crate::Planted>,
-    #[cfg(feature = "planted")]
-    pub(crate) last_turn: Time,
 }
 
 impl<E: Engine> Node<E> {
@@ -368,8 +366,6 @@ impl<E: Engine> Node<E> {
             waiting_bytes: 0,
             #[cfg(feature = "planted")]
             planted: None,
-            #[cfg(feature = "planted")]
-            last_turn: now.mono,
         })
     }
 
@@ -449,7 +445,15 @@ impl<E: Engine> Node<E> {
     ) -> Result<(), NodeError> {
         use dstore_rpc::{Code, Execution};
         let refuse = |code, message: String| Err(Status::new(code, Execution::NotExecuted, message));
-        let result = if method != EXECUTE.number {
+        let result = if method == wire::ADMINISTER.number {
+            match wire::Administer::decode(body) {
+                Ok(administer) => {
+                    self.administer(now, request, &administer);
+                    return Ok(());
+                }
+                Err(error) => refuse(Code::InvalidRequest, format!("a request cannot be decoded: {error}")),
+            }
+        } else if method != EXECUTE.number {
             refuse(Code::UnknownMethod, format!("there is no method {method} here"))
         } else {
             match Execute::decode(body) {
@@ -526,8 +530,6 @@ impl<E: Engine> Node<E> {
             }
             let more = self.groups.values().any(|group| group.serving().is_some() && group.replica.has_open());
             if self.ready.is_empty() && !more {
-                #[cfg(feature = "planted")]
-                (self.last_turn = now.mono);
                 return Ok(());
             }
         }

@@ -37,6 +37,8 @@ use crate::store::SharedEngine;
 pub enum Mail {
     /// The log has everything up to this write on disk, or never will.
     Durable(u64, Result<(), LogError>),
+    /// The node was asked to stop.
+    Stop,
     /// The engine was flushed, and holds each range at least up to here; or it could not be.
     Flushed(Result<Vec<(RangeId, LogIndex)>, String>),
 }
@@ -87,6 +89,12 @@ impl Fatal {
     }
 }
 
+/// How long a node that stops tries to hand its leadership over. A successor needs a few milliseconds.
+const HAND_OVER: Duration = Duration::from_secs(1);
+
+/// How long clients may take to receive their last replies once the node was asked to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+
 /// Rounds of work that lead to more work within one turn of the loop. What is then left comes in the next, at once.
 const ROUNDS_MAX: usize = 16;
 
@@ -118,6 +126,8 @@ pub struct Front {
     was_linked: bool,
     /// Something was told to the core that [`Node::end_turn`] has not seen.
     pending: bool,
+    /// The node was asked to stop, and until then it tries to hand its leadership over.
+    stopping: Option<Instant>,
     /// Set once. From then on nothing is answered any more.
     fatal: Option<Fatal>,
 }
@@ -164,6 +174,7 @@ impl Front {
             timer: None,
             refusals: BTreeMap::new(),
             was_linked: false,
+            stopping: None,
             pending: true,
             fatal: None,
         }
@@ -331,6 +342,11 @@ impl Application for Front {
                 });
             }
             Mail::Durable(_, Err(error)) => self.fail(net, error),
+            Mail::Stop => {
+                let begun = self.node.hand_over(now());
+                self.stopping.get_or_insert(net.now() + if begun { HAND_OVER } else { Duration::ZERO });
+                self.drive(net, |_| Ok(()));
+            }
             Mail::Flushed(Ok(persisted)) => {
                 self.flushing = false;
                 self.drive(net, |node| {
@@ -369,6 +385,10 @@ impl Application for Front {
         self.relieve(net);
         self.maybe_flush();
         self.arm_timer(net);
+        if self.stopping.is_some_and(|deadline| !self.node.leads() || net.now() >= deadline) {
+            self.stopping = None;
+            net.stop(DRAIN);
+        }
     }
 }
 

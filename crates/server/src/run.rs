@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -27,9 +27,6 @@ use crate::host::Process;
 use crate::identity::node_text;
 use crate::random;
 use crate::store::{self, Flusher, SharedEngine};
-
-/// How long clients may take to receive their last replies once the node was asked to stop.
-const DRAIN: Duration = Duration::from_secs(5);
 
 /// Unsent replies at which a client is given up, in largest replies: what is under way when the high-water mark is passed
 /// must still find room, with what the encoding adds.
@@ -242,7 +239,8 @@ fn stop_on_signal(mailbox: Mailbox<Mail>) -> anyhow::Result<()> {
             }
             asked = true;
             tracing::info!("stopping on request; a second signal stops at once");
-            mailbox.stop(DRAIN);
+            // Refused only by a loop that has ended.
+            let _ = mailbox.post(Mail::Stop);
         }
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(wait).context("cannot start the signals' thread")?;

@@ -5,7 +5,7 @@
 //!    (safety)                         (liveness, bounded)                                   (convergence)
 //! ```
 //!
-//! Then the history is judged by the [checker](crate::checker). A panic of the core is a failure like any other.
+//! Then the history is judged by the [checker](mod@crate::checker). A panic of the core is a failure like any other.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -167,6 +167,15 @@ fn read_secret(config: &ClusterConfig) -> anyhow::Result<Secret> {
     let Some(path) = &config.secret_file else {
         bail!("a node of a cluster needs its secret: give --cluster-secret-file FILE");
     };
+    secret_in(path)
+}
+
+/// The secret in a file.
+///
+/// # Errors
+///
+/// It cannot be read, or is too short.
+pub fn secret_in(path: &Path) -> anyhow::Result<Secret> {
     let bytes = std::fs::read(path)
         .with_context(|| format!("cannot read the cluster secret {}; {HOW_TO_MAKE_A_SECRET}", path.display()))?;
     Secret::new(bytes.trim_ascii())
