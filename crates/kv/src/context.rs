@@ -48,6 +48,8 @@ pub struct Limits {
     pub key_bytes_max: usize,
     /// Longest value: it is copied whole into a log entry. Redis calls this `proto-max-bulk-len`.
     pub value_bytes_max: usize,
+    /// Most that BITOP may read: its sources may be many, and one value many of them.
+    pub read_bytes_max: usize,
     /// Most that one reply may hold, since it is in memory whole. KEYS on a store larger than memory meets it.
     pub reply_bytes_max: usize,
     /// Longest pattern of KEYS and SCAN: matching takes at most (pattern length x key length) steps a key.
@@ -56,6 +58,8 @@ pub struct Limits {
     pub walk_keys_max: u64,
     /// Most keys that one SCAN looks at, whatever its COUNT, so that it stays short.
     pub scan_count_max: u64,
+    /// How many databases there are: COPY and MOVE refuse others, as SELECT does.
+    pub databases: u8,
 }
 
 impl Default for Limits {
@@ -63,10 +67,12 @@ impl Default for Limits {
         Limits {
             key_bytes_max: 64 << 10,
             value_bytes_max: 64 << 20,
+            read_bytes_max: 1 << 30,
             reply_bytes_max: 256 << 20,
             pattern_bytes_max: 1 << 10,
             walk_keys_max: 10_000_000,
             scan_count_max: 100_000,
+            databases: 16,
         }
     }
 }
@@ -98,6 +104,12 @@ pub(crate) mod errors {
 
     pub(crate) const SYNTAX: &str = "ERR syntax error";
     pub(crate) const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
+    pub(crate) const INT_OUT_OF_RANGE: &str =
+        "ERR value is out of range, value must between -2147483648 and 2147483647";
+    pub(crate) const NO_SUCH_KEY: &str = "ERR no such key";
+    pub(crate) const SAME_OBJECT: &str = "ERR source and destination objects are the same";
+    pub(crate) const LCS_TOO_LONG: &str =
+        "ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len";
     pub(crate) const NOT_A_FLOAT: &str = "ERR value is not a valid float";
     pub(crate) const OVERFLOW: &str = "ERR increment or decrement would overflow";
     pub(crate) const DECREMENT_OVERFLOW: &str = "ERR decrement would overflow";
@@ -106,6 +118,7 @@ pub(crate) mod errors {
     pub(crate) const KEY_TOO_LONG: &str = "ERR key exceeds maximum allowed size (key-bytes-max)";
     pub(crate) const PATTERN_TOO_LONG: &str = "ERR pattern exceeds maximum allowed size (pattern-bytes-max)";
     pub(crate) const WALK_TOO_LONG: &str = "ERR too many keys to walk over at once (walk-keys-max), use SCAN";
+    pub(crate) const READ_TOO_LONG: &str = "ERR values exceed what may be read at once (read-bytes-max)";
     pub(crate) const REPLY_TOO_LONG: &str = "ERR reply exceeds maximum allowed size (reply-bytes-max)";
 
     /// An error reply from a constant text.

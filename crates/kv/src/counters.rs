@@ -6,7 +6,7 @@ use dstore_resp::Reply;
 use crate::context::errors;
 use crate::evaluation::{Command, Evaluation, Stop};
 use crate::extended::Extended;
-use crate::number::parse_i64;
+use crate::number::{I64_CHARS_MAX, parse_i64};
 
 /// `INCR key`
 pub(crate) fn incr(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
@@ -38,7 +38,8 @@ fn integer(text: &[u8]) -> Result<i64, Stop> {
 fn add(evaluation: &mut Evaluation<'_>, key: &[u8], increment: i64) -> Result<Reply, Stop> {
     let slot = evaluation.open(key)?;
     let old = match slot.live() {
-        Some(record) => integer(&record.value())?,
+        Some(record) if record.len() > I64_CHARS_MAX => return Err(Stop::error(errors::NOT_AN_INTEGER)),
+        Some(record) => integer(&record.value(evaluation.view)?)?,
         None => 0,
     };
     let new = old.checked_add(increment).ok_or_else(|| Stop::error(errors::OVERFLOW))?;
@@ -52,7 +53,8 @@ pub(crate) fn incrbyfloat(evaluation: &mut Evaluation<'_>, command: Command<'_>)
     let float = |text: &[u8]| Extended::parse(text).ok_or_else(|| Stop::error(errors::NOT_A_FLOAT));
     let slot = evaluation.open(&command.args[1])?;
     let old = match slot.live() {
-        Some(record) => float(&record.value())?,
+        Some(record) if record.len() > Extended::CHARS_MAX => return Err(Stop::error(errors::NOT_A_FLOAT)),
+        Some(record) => float(&record.value(evaluation.view)?)?,
         None => Extended::ZERO,
     };
     let increment = float(&command.args[2])?;

@@ -1,25 +1,31 @@
-//! SCAN cursors: clients hold a number, keys are positions, and a table turns one into the other.
+//! SCAN cursors that a node remembers, for the few positions that a cursor cannot say itself.
 //!
-//! Redis packs the position of a SCAN into its cursor, a slot of a hash table. Here keys are in order and the position
-//! is a key, which no number can hold; so the node remembers where each cursor stands, within bounds. A cursor it has
-//! forgotten (a restart, another leader, too many scans at once) begins again at the first key: a full scan still gives
-//! every key that was there all the time, only some of them twice, which is what SCAN promises.
+//! A cursor is a number and a position is a key. Mostly the number says enough of the key (`position.rs`). Where more than
+//! some thousand keys are alike in all that a number can say, the node remembers the position, within bounds. A cursor
+//! it has forgotten (a restart, another leader, too many scans at once) begins again at the first key: a full scan still
+//! gives every key that was there all the time, only some of them twice, which is what SCAN promises.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-/// Remembers where SCAN cursors stand.
+/// What a node lends to evaluation: it remembers where SCAN cursors stand, and draws numbers for RANDOMKEY.
 pub trait CursorTable {
     /// Where a scan of this database with this cursor goes on, if the cursor is known.
     fn position(&self, db: u8, cursor: u64) -> Option<Bytes>;
 
-    /// Gives a new cursor, never 0, for a scan that came from `cursor` (0: a new one) and goes on at `position`.
+    /// Gives a new cursor, of bit 62 and below, for a scan that came from `cursor` (0: a new one) and goes on at `position`.
     fn advance(&mut self, db: u8, cursor: u64, position: Bytes) -> u64;
 
     /// The scan with this cursor has come to its end.
     fn finish(&mut self, cursor: u64);
+
+    /// A number at random, out of the table's seed.
+    fn draw(&mut self) -> u64;
 }
+
+/// Every cursor of a table has this bit, and none of those that say where they stand.
+const TABLE_BIT: u64 = 1 << 62;
 
 /// A bounded [`CursorTable`].
 ///
@@ -40,6 +46,7 @@ pub struct Cursors {
     bytes_max: usize,
     seed: u64,
     issued: u64,
+    drawn: u64,
 }
 
 #[derive(Debug)]
@@ -70,7 +77,7 @@ impl Cursors {
     pub fn with_bounds(seed: u64, entries_max: usize, bytes_max: usize) -> Cursors {
         assert!(entries_max >= 2, "one scan needs two entries");
         let (entries, oldest) = (BTreeMap::new(), VecDeque::new());
-        Cursors { entries, oldest, bytes: 0, entries_max, bytes_max, seed, issued: 0 }
+        Cursors { entries, oldest, bytes: 0, entries_max, bytes_max, seed, issued: 0, drawn: 0 }
     }
 
     /// How many cursors are remembered.
@@ -86,8 +93,8 @@ impl Cursors {
     fn next_cursor(&mut self) -> u64 {
         loop {
             self.issued = self.issued.wrapping_add(1);
-            let cursor = scramble(self.seed, self.issued) >> 1;
-            if cursor != 0 && !self.entries.contains_key(&cursor) {
+            let cursor = scramble(self.seed, self.issued) >> 2 | TABLE_BIT;
+            if !self.entries.contains_key(&cursor) {
                 return cursor;
             }
         }
@@ -135,6 +142,12 @@ impl CursorTable for Cursors {
         if let Some(entry) = self.remove(cursor) {
             self.remove(entry.previous);
         }
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.drawn = self.drawn.wrapping_add(1);
+        // Another sequence than that of the cursors, which clients see.
+        scramble(!self.seed, self.drawn)
     }
 }
 

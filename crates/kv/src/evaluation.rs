@@ -5,12 +5,13 @@ use std::cell::Cell;
 
 use bytes::Bytes;
 use dstore_resp::{CommandFlags, CommandId, CommandSpec, Reply};
-use dstore_storage::layout::{Head, Stamp, key, local};
+use dstore_storage::layout::{Chunked, Head, Stamp, chunk, key, local};
 use dstore_storage::{RangeId, WriteOp};
 
 use crate::context::{Context, Mode, Outcome, errors};
+use crate::handlers::handler;
+use crate::value::{Record, WHOLE_BYTES_MAX, chunk_bits, chunk_index};
 use crate::view::{CorruptReason, View, ViewError};
-use crate::{counters, expiry, keys, scan, strings, versions};
 
 /// Evaluates one command.
 ///
@@ -41,9 +42,9 @@ pub fn evaluate<'a>(
     }
     let met_expired = Cell::new(false);
     let mut evaluation =
-        Evaluation { view, context, effects: Vec::new(), versions_used: 0, keys_added: 0, met_expired };
+        Evaluation { view, context, effects: Vec::new(), versions_used: 0, keys_added: [(0, 0); 2], met_expired };
     let result = handler(&mut evaluation, Command { spec, args }).and_then(|reply| {
-        evaluation.put_count()?;
+        evaluation.put_counts()?;
         Ok(reply)
     });
     let met_expired = evaluation.met_expired.get();
@@ -83,50 +84,6 @@ pub fn key_count(view: &dyn View, range: RangeId, db: u8) -> Result<u64, ViewErr
     read_count(view, &local::count_key(range, db))
 }
 
-/// The code of one command.
-type Handler = fn(&mut Evaluation<'_>, Command<'_>) -> Result<Reply, Stop>;
-
-fn handler(id: CommandId) -> Option<Handler> {
-    Some(match id {
-        CommandId::Get => strings::get,
-        CommandId::Set => strings::set,
-        CommandId::GetEx => strings::getex,
-        CommandId::GetDel => strings::getdel,
-        CommandId::MGet => strings::mget,
-        CommandId::MSet => strings::mset,
-        CommandId::MSetNx => strings::msetnx,
-        CommandId::SetNx => strings::setnx,
-        CommandId::Append => strings::append,
-        CommandId::StrLen => strings::strlen,
-        CommandId::Incr => counters::incr,
-        CommandId::Decr => counters::decr,
-        CommandId::IncrBy => counters::incrby,
-        CommandId::DecrBy => counters::decrby,
-        CommandId::IncrByFloat => counters::incrbyfloat,
-        CommandId::Del | CommandId::Unlink => keys::del,
-        CommandId::Exists => keys::exists,
-        CommandId::Type => keys::type_of,
-        CommandId::DbSize => keys::dbsize,
-        CommandId::FlushDb => keys::flushdb,
-        CommandId::FlushAll => keys::flushall,
-        CommandId::Expire => expiry::expire,
-        CommandId::PExpire => expiry::pexpire,
-        CommandId::ExpireAt => expiry::expireat,
-        CommandId::PExpireAt => expiry::pexpireat,
-        CommandId::Ttl => expiry::ttl,
-        CommandId::PTtl => expiry::pttl,
-        CommandId::ExpireTime => expiry::expiretime,
-        CommandId::PExpireTime => expiry::pexpiretime,
-        CommandId::Persist => expiry::persist,
-        CommandId::Scan => scan::scan,
-        CommandId::Keys => scan::keys,
-        CommandId::KvRange => scan::range,
-        CommandId::KvVersion => versions::version,
-        CommandId::KvCas => versions::cas,
-        _ => return None,
-    })
-}
-
 /// A request with its row of the command table.
 #[derive(Clone, Copy)]
 pub(crate) struct Command<'a> {
@@ -158,37 +115,6 @@ impl Stop {
     }
 }
 
-/// A head record as it is stored.
-pub(crate) struct Record {
-    pub(crate) head: Head,
-    stored: Bytes,
-}
-
-impl Record {
-    /// Looks up the head record at `data_key`.
-    pub(crate) fn get(view: &dyn View, data_key: &[u8]) -> Result<Option<Record>, ViewError> {
-        let Some(stored) = view.get(data_key)? else {
-            return Ok(None);
-        };
-        let head = Head::decode(&stored).map_err(|error| ViewError::corrupt(data_key, error))?;
-        Ok(Some(Record { head, stored }))
-    }
-
-    /// The value, sharing the record's memory.
-    pub(crate) fn value(&self) -> Bytes {
-        self.head.value(&self.stored)
-    }
-
-    /// The value, where the record is no longer needed; this allocates nothing.
-    pub(crate) fn into_value(self) -> Bytes {
-        self.head.into_value(self.stored)
-    }
-
-    pub(crate) fn value_len(&self) -> usize {
-        self.stored.len() - self.head.encoded_len()
-    }
-}
-
 /// A key that a command is about to change, with what is stored there.
 pub(crate) struct Slot {
     data_key: Bytes,
@@ -204,8 +130,17 @@ impl Slot {
     }
 
     /// The value that clients see there, as a reply.
-    pub(crate) fn reply(&self) -> Reply {
-        self.live().map_or(Reply::Null, |record| Reply::Bulk(record.value()))
+    pub(crate) fn reply(&self, view: &dyn View) -> Result<Reply, ViewError> {
+        self.live().map_or(Ok(Reply::Null), |record| record.value(view).map(Reply::Bulk))
+    }
+
+    /// Where its head record is.
+    pub(crate) fn data_key(&self) -> &[u8] {
+        &self.data_key
+    }
+
+    fn db(&self) -> u8 {
+        self.data_key[1]
     }
 
     /// The version that clients see there.
@@ -225,8 +160,8 @@ pub(crate) struct Evaluation<'a> {
     pub(crate) context: Context<'a>,
     pub(crate) effects: Vec<WriteOp>,
     versions_used: u64,
-    /// Keys that appear minus keys that go, in the selected database.
-    keys_added: i64,
+    /// Databases, and the keys that appear minus the keys that go there. No command changes more than two.
+    keys_added: [(u8, i64); 2],
     /// In [`Mode::Write`]: a key was found expired by the entry's stamp.
     met_expired: Cell<bool>,
 }
@@ -266,7 +201,12 @@ impl Evaluation<'_> {
 
     /// Looks at `user_key` in order to change it.
     pub(crate) fn open(&self, user_key: &[u8]) -> Result<Slot, Stop> {
-        let data_key = key::encode(self.context.db, user_key);
+        self.open_in(self.context.db, user_key)
+    }
+
+    /// As [`Evaluation::open`], in any database.
+    pub(crate) fn open_in(&self, db: u8, user_key: &[u8]) -> Result<Slot, Stop> {
+        let data_key = key::encode(db, user_key);
         let stored = Record::get(self.view, &data_key)?;
         let live = match &stored {
             Some(record) => self.is_live(&record.head)?,
@@ -280,23 +220,112 @@ impl Evaluation<'_> {
         if value.len() > self.context.limits.value_bytes_max {
             return Err(Stop::error(errors::STRING_TOO_LONG));
         }
-        // Escapes may double a key, so this is the length that counts for the engine.
+        self.put_unbounded(slot, value, expires_at_ms)
+    }
+
+    /// As [`Evaluation::put`], of a string whose length the command has judged itself.
+    pub(crate) fn put_unbounded(&mut self, slot: Slot, value: &[u8], expires_at_ms: Option<u64>) -> Result<u64, Stop> {
+        if value.len() > WHOLE_BYTES_MAX {
+            let chunked = Chunked { len: value.len() as u64, bits: chunk_bits(&slot.data_key) };
+            let chunks = value.chunks(1 << chunked.bits).enumerate();
+            return self.put_new_chunks(slot, chunked, chunks, expires_at_ms);
+        }
+        self.check_key(&slot)?;
+        let version = self.next_version();
+        self.put_head(slot, Head::string(version, expires_at_ms), value);
+        Ok(version)
+    }
+
+    /// Makes a slot hold a string in chunks, of which these are new: all there are if it held no chunks, or else those
+    /// that change.
+    pub(crate) fn put_chunks<'c>(
+        &mut self,
+        slot: Slot,
+        chunked: Chunked,
+        chunks: impl Iterator<Item = (usize, &'c [u8])>,
+        expires_at_ms: Option<u64>,
+    ) -> Result<u64, Stop> {
+        let Some(generation) = slot.live().and_then(|record| record.chunks()).map(|chunks| chunks.generation) else {
+            return self.put_new_chunks(slot, chunked, chunks, expires_at_ms);
+        };
+        let version = self.next_version();
+        self.put_each_chunk(&slot, generation, chunks);
+        let (generation, chunked) = (Some(generation), Some(chunked));
+        self.put_head(slot, Head { generation, chunked, ..Head::string(version, expires_at_ms) }, b"");
+        Ok(version)
+    }
+
+    /// Makes a slot hold a string in these chunks, of a new generation.
+    pub(crate) fn put_new_chunks<'c>(
+        &mut self,
+        slot: Slot,
+        chunked: Chunked,
+        chunks: impl Iterator<Item = (usize, &'c [u8])>,
+        expires_at_ms: Option<u64>,
+    ) -> Result<u64, Stop> {
+        self.check_key(&slot)?;
+        let version = self.next_version();
+        self.put_each_chunk(&slot, version, chunks);
+        let (generation, chunked) = (Some(version), Some(chunked));
+        self.put_head(slot, Head { generation, chunked, ..Head::string(version, expires_at_ms) }, b"");
+        Ok(version)
+    }
+
+    fn put_each_chunk<'c>(&mut self, slot: &Slot, generation: u64, chunks: impl Iterator<Item = (usize, &'c [u8])>) {
+        self.effects.extend(chunks.map(|(index, chunk)| WriteOp::Put {
+            key: chunk::chunk_key(&slot.data_key, generation, chunk_index(index)),
+            value: Bytes::copy_from_slice(chunk),
+        }));
+    }
+
+    /// Gives what a slot holds another expiry, or none. Its chunks stay where they are.
+    pub(crate) fn set_expiry(&mut self, slot: Slot, expires_at_ms: Option<u64>) -> Result<(), Stop> {
+        let record = slot.live().expect("only what is there has an expiry");
+        let value = if record.head.chunked.is_some() { Bytes::new() } else { record.value(self.view)? };
+        let version = self.next_version();
+        let head = Head { version, expires_at_ms, ..record.head };
+        self.put_head(slot, head, &value);
+        Ok(())
+    }
+
+    /// Makes a slot hold what `record` holds, with this expiry.
+    pub(crate) fn put_copy(&mut self, slot: Slot, record: &Record, expires_at_ms: Option<u64>) -> Result<(), Stop> {
+        let (Some(chunks), Some(chunked)) = (record.chunks(), record.head.chunked) else {
+            return self.put_unbounded(slot, &record.value(self.view)?, expires_at_ms).map(|_| ());
+        };
+        if chunk_bits(&slot.data_key) > chunked.bits {
+            return self.put_unbounded(slot, &record.value(self.view)?, expires_at_ms).map(|_| ());
+        }
+        let mut copies: Vec<(usize, Vec<u8>)> = Vec::new();
+        let count = record.len().div_ceil(1 << chunked.bits);
+        chunks.visit(self.view, 0..count, &mut |index, chunk| copies.push((index, chunk.to_vec())))?;
+        let copies = copies.iter().map(|(index, chunk)| (*index, &chunk[..]));
+        self.put_new_chunks(slot, chunked, copies, expires_at_ms).map(|_| ())
+    }
+
+    /// Escapes may double a key, so it is the encoded length that counts for the engine.
+    fn check_key(&self, slot: &Slot) -> Result<(), Stop> {
         if slot.data_key.len() > self.context.limits.key_bytes_max {
             return Err(Stop::error(errors::KEY_TOO_LONG));
         }
-        let version = self.next_version();
+        Ok(())
+    }
+
+    /// Replaces what a slot holds, and keeps index, count and orphans right.
+    fn put_head(&mut self, slot: Slot, head: Head, value: &[u8]) {
         let old_deadline_ms = slot.stored.as_ref().and_then(|record| record.head.expires_at_ms);
-        if old_deadline_ms != expires_at_ms {
+        if old_deadline_ms != head.expires_at_ms {
             self.unindex(&slot, old_deadline_ms);
-            if let Some(deadline_ms) = expires_at_ms {
+            if let Some(deadline_ms) = head.expires_at_ms {
                 let key = local::expiry_key(self.context.range, deadline_ms, &slot.data_key);
                 self.effects.push(WriteOp::Put { key, value: Bytes::new() });
             }
         }
-        self.keys_added += i64::from(slot.stored.is_none());
-        let value = Head::string(version, expires_at_ms).encode(value);
-        self.effects.push(WriteOp::Put { key: slot.data_key, value });
-        Ok(version)
+        self.orphan_chunks(&slot, head.generation);
+        if slot.stored.is_none() {
+            self.count_keys(slot.db(), 1);
+        }
+        self.effects.push(WriteOp::Put { key: slot.data_key, value: head.encode(value) });
     }
 
     /// Removes what a slot holds, if anything, expired or not.
@@ -305,7 +334,8 @@ impl Evaluation<'_> {
             return;
         };
         self.unindex(&slot, record.head.expires_at_ms);
-        self.keys_added -= 1;
+        self.orphan_chunks(&slot, None);
+        self.count_keys(slot.db(), -1);
         self.effects.push(WriteOp::Delete { key: slot.data_key });
     }
 
@@ -314,6 +344,22 @@ impl Evaluation<'_> {
             let key = local::expiry_key(self.context.range, deadline_ms, &slot.data_key);
             self.effects.push(WriteOp::Delete { key });
         }
+    }
+
+    /// Leaves the chunks of a slot to the sweep, unless they are of the generation that stays.
+    fn orphan_chunks(&mut self, slot: &Slot, generation: Option<u64>) {
+        if let (Some(record), Mode::Write { stamp, .. }) = (&slot.stored, self.context.mode)
+            && record.head.generation != generation
+        {
+            self.effects.extend(orphaned(self.context.range, stamp, &slot.data_key, &record.head));
+        }
+    }
+
+    fn count_keys(&mut self, db: u8, added: i64) {
+        let [first, second] = &mut self.keys_added;
+        let entry = if first.1 == 0 || first.0 == db { first } else { second };
+        assert!(entry.1 == 0 || entry.0 == db, "no command changes three databases");
+        *entry = (db, entry.1 + added);
     }
 
     fn next_version(&mut self) -> u64 {
@@ -330,15 +376,26 @@ impl Evaluation<'_> {
         key_count(self.view, self.context.range, self.context.db)
     }
 
-    /// Puts the selected database's new key count, if the command changed it.
-    fn put_count(&mut self) -> Result<(), ViewError> {
-        if self.keys_added == 0 {
-            return Ok(());
+    /// Puts the new key counts of databases that have got another.
+    fn put_counts(&mut self) -> Result<(), ViewError> {
+        for (db, added) in self.keys_added.into_iter().filter(|(_, added)| *added != 0) {
+            let key = local::count_key(self.context.range, db);
+            self.effects.push(changed_count(self.view, key, added)?);
         }
-        let key = local::count_key(self.context.range, self.context.db);
-        self.effects.push(changed_count(self.view, key, self.keys_added)?);
         Ok(())
     }
+}
+
+/// Orphans are due at the next multiple of this, so that those of many writes go in one sweep.
+const ORPHANS_DUE_MS: u64 = 100;
+
+/// The effect that leaves the chunks of a value to the sweep, if it has any. As with every deadline that an entry sets,
+/// the time is beyond the entry's own.
+pub(crate) fn orphaned(range: RangeId, stamp: Stamp, data_key: &[u8], head: &Head) -> Option<WriteOp> {
+    let generation = head.chunked.and(head.generation)?;
+    let due_ms = (stamp.ms() / ORPHANS_DUE_MS + 1) * ORPHANS_DUE_MS;
+    let key = local::expiry_key(range, due_ms, &chunk::orphans(data_key, generation));
+    Some(WriteOp::Put { key, value: Bytes::new() })
 }
 
 /// Reads a key count; an absent one is 0.

@@ -34,17 +34,14 @@ fn expire_in(evaluation: &mut Evaluation<'_>, command: Command<'_>, form: TimeFo
     let deadline_ms =
         deadline_ms(form, time, evaluation.time_ms()).ok_or_else(|| Stop::Reply(invalid_expire_time(command.spec)))?;
     let slot = evaluation.open(&command.args[1])?;
-    let Some(record) = slot.live() else {
+    if slot.live().is_none() {
         return Ok(Reply::Integer(0));
-    };
+    }
     if !condition.holds(slot.expires_at_ms(), deadline_ms) {
         return Ok(Reply::Integer(0));
     }
     match u64::try_from(deadline_ms) {
-        Ok(deadline_ms) if deadline_ms > evaluation.time_ms() => {
-            let value = record.value();
-            evaluation.put(slot, &value, Some(deadline_ms))?;
-        }
+        Ok(deadline_ms) if deadline_ms > evaluation.time_ms() => evaluation.set_expiry(slot, Some(deadline_ms))?,
         // The deadline has come already: the key goes at once.
         _ => evaluation.remove(slot),
     }
@@ -113,14 +110,11 @@ fn unsupported_option(option: &[u8]) -> Reply {
 /// `PERSIST key`
 pub(crate) fn persist(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
     let slot = evaluation.open(&command.args[1])?;
-    match slot.live() {
-        Some(record) if record.head.expires_at_ms.is_some() => {
-            let value = record.value();
-            evaluation.put(slot, &value, None)?;
-            Ok(Reply::Integer(1))
-        }
-        _ => Ok(Reply::Integer(0)),
+    if slot.expires_at_ms().is_none() {
+        return Ok(Reply::Integer(0));
     }
+    evaluation.set_expiry(slot, None)?;
+    Ok(Reply::Integer(1))
 }
 
 /// `TTL key`

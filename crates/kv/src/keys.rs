@@ -25,7 +25,7 @@ pub(crate) fn del(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Resu
     Ok(Reply::Integer(removed))
 }
 
-/// `EXISTS key ...`; a key given twice counts twice.
+/// `EXISTS key ...` and `TOUCH key ...`; a key given twice counts twice. (Reads leave no trace here, so TOUCH touches nothing.)
 pub(crate) fn exists(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
     let mut found = 0;
     for key in &command.args[1..] {

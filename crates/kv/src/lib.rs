@@ -22,24 +22,34 @@
 //!
 //! # Caveats
 //!
-//! Values are whole: an APPEND to a large string rewrites it. Counts and expiry index belong to one range; splitting a
-//! range must divide them.
+//! RENAME, COPY and MOVE write the whole value anew. Counts and expiry index belong to one range; splitting a range must
+//! divide them.
 //!
 //! Read [`Outcome`] and [`View`] first, then follow GET and SET through `strings.rs` and `evaluation.rs`.
 
+mod bits;
 mod context;
 mod counters;
 mod cursors;
+mod draft;
+mod dump;
 mod evaluation;
 mod expiry;
 mod extended;
 mod glob;
+mod handlers;
 mod keys;
+mod lcs;
 mod number;
+mod object;
 mod options;
+mod position;
+mod random;
+mod rename;
 mod scan;
 mod strings;
 mod sweep;
+mod value;
 mod versions;
 mod view;
 

@@ -1,7 +1,10 @@
 //! Integers in text, as strict as Redis: one spelling for each number.
 
+use crate::context::errors;
+use crate::evaluation::Stop;
+
 /// Longest spelling: `-9223372036854775808`.
-const I64_CHARS_MAX: usize = 20;
+pub(crate) const I64_CHARS_MAX: usize = 20;
 
 /// Reads a signed 64-bit integer. No plus sign, no space, no leading zero, no `-0`.
 pub(crate) fn parse_i64(text: &[u8]) -> Option<i64> {
@@ -26,6 +29,12 @@ pub(crate) fn parse_i64(text: &[u8]) -> Option<i64> {
         magnitude = magnitude.checked_mul(10)?.checked_sub(i64::from(digit - b'0'))?;
     }
     if negative { Some(magnitude) } else { magnitude.checked_neg() }
+}
+
+/// Reads what Redis reads into a C `int`.
+pub(crate) fn parse_int(text: &[u8]) -> Result<i32, Stop> {
+    let value = parse_i64(text).ok_or_else(|| Stop::error(errors::NOT_AN_INTEGER))?;
+    i32::try_from(value).map_err(|_| Stop::error(errors::INT_OUT_OF_RANGE))
 }
 
 #[cfg(test)]

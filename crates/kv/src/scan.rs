@@ -9,43 +9,106 @@ use dstore_storage::layout::{Head, Kind, key};
 
 use crate::context::errors;
 use crate::evaluation::{Command, Evaluation, ReplyRoom, Stop};
-use crate::glob;
 use crate::number::parse_i64;
-use crate::view::ViewError;
+use crate::value::{Record, behind, head_key};
+use crate::view::{View, ViewError};
+use crate::{glob, position};
 
 /// One key that a walk comes by.
-struct Entry<'a> {
+pub(crate) struct Entry<'a> {
+    pub(crate) user_key: Vec<u8>,
+    pub(crate) head: Head,
     data_key: &'a [u8],
-    user_key: Vec<u8>,
-    head: Head,
-    value: &'a [u8],
+    stored: &'a [u8],
 }
 
-/// Visits the head records in `span`, those of expired keys too, until `visit` breaks or fails. There is an end to it.
-fn walk(
+impl Entry<'_> {
+    fn record(&self) -> Record {
+        Record::new(self.head, Bytes::copy_from_slice(self.stored), self.data_key)
+    }
+}
+
+/// Visits the head records in `span`, those of expired keys too, until `visit` breaks or fails. Sub-records are leapt
+/// over, one look-up for all those of a key. There is an end to it.
+pub(crate) fn walk(
     evaluation: &Evaluation<'_>,
     span: Range<&[u8]>,
     direction: Direction,
     visit: &mut dyn FnMut(Entry<'_>) -> Result<ControlFlow<()>, Stop>,
 ) -> Result<(), Stop> {
-    let mut stop = None;
     let mut keys_left = evaluation.context.limits.walk_keys_max;
-    evaluation.view.scan(span, direction, &mut |data_key, record| {
-        let mut step = || {
-            let decoded = key::decode(data_key).map_err(|error| ViewError::corrupt(data_key, error))?;
-            if !decoded.sub.is_empty() {
-                return Ok(ControlFlow::Continue(()));
+    let (mut start, mut end) = (span.start.to_vec(), span.end.to_vec());
+    while start < end {
+        let mut ended: Result<Leap, Stop> = Ok(Leap::End);
+        evaluation.view.scan(&start..&end, direction, &mut |data_key, stored| {
+            let step = take_key(&mut keys_left).and_then(|()| visit_record(data_key, stored, direction, visit));
+            match step {
+                Ok(Leap::No) => ControlFlow::Continue(()),
+                other => {
+                    ended = other;
+                    ControlFlow::Break(())
+                }
             }
-            keys_left = keys_left.checked_sub(1).ok_or_else(|| Stop::error(errors::WALK_TOO_LONG))?;
-            let head = Head::decode(record).map_err(|error| ViewError::corrupt(data_key, error))?;
-            visit(Entry { data_key, user_key: decoded.key, value: &record[head.encoded_len()..], head })
-        };
-        step().unwrap_or_else(|why| {
-            stop = Some(why);
-            ControlFlow::Break(())
-        })
+        })?;
+        match (ended?, direction) {
+            (Leap::No | Leap::End, _) => return Ok(()),
+            (Leap::Over(head_key), Direction::Forward) => start = behind(&head_key),
+            // The head stands in front of its sub-records, and is next.
+            (Leap::Over(mut head_key), Direction::Backward) => {
+                head_key.push(0);
+                end = head_key;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where a walk goes on.
+enum Leap {
+    /// At the next record.
+    No,
+    /// Nowhere.
+    End,
+    /// Beyond the sub-records of this head.
+    Over(Vec<u8>),
+}
+
+fn take_key(keys_left: &mut u64) -> Result<(), Stop> {
+    *keys_left = keys_left.checked_sub(1).ok_or_else(|| Stop::error(errors::WALK_TOO_LONG))?;
+    Ok(())
+}
+
+fn visit_record(
+    data_key: &[u8],
+    stored: &[u8],
+    direction: Direction,
+    visit: &mut dyn FnMut(Entry<'_>) -> Result<ControlFlow<()>, Stop>,
+) -> Result<Leap, Stop> {
+    let decoded = key::decode(data_key).map_err(|error| ViewError::corrupt(data_key, error))?;
+    if !decoded.sub.is_empty() {
+        return Ok(Leap::Over(head_key(data_key, decoded.sub).to_vec()));
+    }
+    let head = Head::decode(stored).map_err(|error| ViewError::corrupt(data_key, error))?;
+    if visit(Entry { user_key: decoded.key, head, data_key, stored })?.is_break() {
+        return Ok(Leap::End);
+    }
+    let has_more = head.generation.is_some() && direction == Direction::Forward;
+    Ok(if has_more { Leap::Over(data_key.to_vec()) } else { Leap::No })
+}
+
+/// The user key of the first record in a span, whatever record that is.
+pub(crate) fn first_user_key(
+    view: &dyn View,
+    span: Range<&[u8]>,
+    direction: Direction,
+) -> Result<Option<Vec<u8>>, ViewError> {
+    let mut found = None;
+    view.scan(span, direction, &mut |data_key, _| {
+        found =
+            Some(key::decode(data_key).map(|decoded| decoded.key).map_err(|error| ViewError::corrupt(data_key, error)));
+        ControlFlow::Break(())
     })?;
-    stop.map_or(Ok(()), Err)
+    found.transpose()
 }
 
 /// Where all keys are that can match a pattern: a pattern that begins literally needs only its own corner.
@@ -120,6 +183,9 @@ impl<'a> ScanOptions<'a> {
     }
 }
 
+/// Keys that a SCAN looks at beyond its COUNT in order to end where a cursor can say where that is.
+const EXTRA_KEYS_MAX: u64 = 1_000;
+
 /// `SCAN cursor [MATCH pattern] [COUNT n] [TYPE type]`, in key order.
 pub(crate) fn scan(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
     let cursor = parse_cursor(&command.args[1]).ok_or_else(|| Stop::error("ERR invalid cursor"))?;
@@ -127,35 +193,88 @@ pub(crate) fn scan(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Res
     check_pattern(evaluation, options.pattern)?;
     let db = evaluation.context.db;
     let span = pattern_span(db, options.pattern);
-    let position = evaluation.context.cursors.position(db, cursor);
-    let start = position.as_deref().map_or(&span.start[..], |position| position.max(&span.start));
-
+    let start = match position::decode(evaluation.view, db, cursor)? {
+        Some(prefix) => Some(key::encode_prefix(db, &prefix)),
+        None => evaluation.context.cursors.position(db, cursor).map(|position| position.to_vec()),
+    };
+    let start = start.map_or(span.start.clone(), |start| start.max(span.start));
+    let mut batch = Batch { options: &options, room: ReplyRoom::new(evaluation), found: Vec::new(), last: Vec::new() };
     let count = options.count.min(evaluation.context.limits.scan_count_max);
-    let mut looked_at = 0;
-    let mut next = None;
-    let mut room = ReplyRoom::new(evaluation);
-    let mut found = Vec::new();
-    walk(evaluation, start..&span.end, Direction::Forward, &mut |entry| {
-        if looked_at == count {
-            next = Some(Bytes::copy_from_slice(entry.data_key));
-            return Ok(ControlFlow::Break(()));
-        }
-        looked_at += 1;
-        let wanted = options.kind.is_none_or(|kind| kind == Some(entry.head.kind));
-        if wanted && pattern_matches(options.pattern, &entry.user_key) && evaluation.is_live(&entry.head)? {
-            room.take(entry.user_key.len())?;
-            found.push(Reply::Bulk(Bytes::from(entry.user_key)));
-        }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    let cursor = match next {
-        Some(position) => evaluation.context.cursors.advance(db, cursor, position),
+    let next = match batch.fill(evaluation, start..span.end.clone(), count, b"")? {
         None => {
             evaluation.context.cursors.finish(cursor);
             0
         }
+        Some(next) => next_cursor(evaluation, &mut batch, cursor, next, span.end)?,
     };
-    Ok(Reply::Array(vec![Reply::Bulk(Bytes::from(cursor.to_string())), Reply::Array(found)]))
+    let found = Reply::Array(batch.found);
+    Ok(Reply::Array(vec![Reply::Bulk(Bytes::from(next.to_string())), found]))
+}
+
+/// The cursor of a scan that goes on at the key `next`. If a cursor can only say that it is among keys like those at the end
+/// of the batch, the others of them are added to the batch; if they are too many, the node must remember.
+fn next_cursor(
+    evaluation: &mut Evaluation<'_>,
+    batch: &mut Batch<'_>,
+    cursor: u64,
+    next: Vec<u8>,
+    end: Vec<u8>,
+) -> Result<u64, Stop> {
+    let db = evaluation.context.db;
+    let anchor = position::encode(evaluation.view, db, &next)?;
+    if !batch.last.starts_with(&anchor.prefix) {
+        return Ok(anchor.cursor);
+    }
+    let start = key::encode(db, &next).to_vec();
+    match batch.fill(evaluation, start..end, EXTRA_KEYS_MAX, &anchor.prefix)? {
+        None => {
+            evaluation.context.cursors.finish(cursor);
+            Ok(0)
+        }
+        Some(next) if next.starts_with(&anchor.prefix) => {
+            Ok(evaluation.context.cursors.advance(db, cursor, key::encode(db, &next)))
+        }
+        Some(next) => Ok(position::encode(evaluation.view, db, &next)?.cursor),
+    }
+}
+
+/// What one SCAN gives.
+struct Batch<'a> {
+    options: &'a ScanOptions<'a>,
+    room: ReplyRoom,
+    found: Vec<Reply>,
+    /// The last key that was looked at.
+    last: Vec<u8>,
+}
+
+impl Batch<'_> {
+    /// Looks at up to `count` keys with this prefix. Gives the key where the scan goes on, if there is one.
+    fn fill(
+        &mut self,
+        evaluation: &Evaluation<'_>,
+        span: Range<Vec<u8>>,
+        count: u64,
+        prefix: &[u8],
+    ) -> Result<Option<Vec<u8>>, Stop> {
+        let mut looked_at = 0;
+        let mut next = None;
+        walk(evaluation, &span.start..&span.end, Direction::Forward, &mut |entry| {
+            if looked_at == count || !entry.user_key.starts_with(prefix) {
+                next = Some(entry.user_key);
+                return Ok(ControlFlow::Break(()));
+            }
+            looked_at += 1;
+            let ScanOptions { pattern, kind, .. } = self.options;
+            let wanted = kind.is_none_or(|kind| kind == Some(entry.head.kind));
+            if wanted && pattern_matches(pattern, &entry.user_key) && evaluation.is_live(&entry.head)? {
+                self.room.take(entry.user_key.len())?;
+                self.found.push(Reply::Bulk(Bytes::copy_from_slice(&entry.user_key)));
+            }
+            self.last = entry.user_key;
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(next)
+    }
 }
 
 /// Reads a cursor as C's `strtoul` does, which Redis uses: a sign is allowed, a negative number wraps around, nothing
@@ -231,10 +350,11 @@ pub(crate) fn range(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Re
             return Ok(ControlFlow::Continue(()));
         }
         room.take(entry.user_key.len())?;
+        let record = (!options.keys_only).then(|| entry.record());
         found.push(Reply::Bulk(Bytes::from(entry.user_key)));
-        if !options.keys_only {
-            room.take(entry.value.len())?;
-            found.push(Reply::Bulk(Bytes::copy_from_slice(entry.value)));
+        if let Some(record) = record {
+            room.take(record.len())?;
+            found.push(Reply::Bulk(record.into_value(evaluation.view)?));
         }
         left -= 1;
         Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })

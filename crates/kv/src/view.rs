@@ -61,6 +61,9 @@ pub enum CorruptReason {
         /// What the record says.
         count: u64,
     },
+    /// A chunk that is longer than what it covers, or something else where a chunk should be.
+    #[error("bad chunk of a string")]
+    Chunk,
     /// A key in the span of the expiry index that is not of its form.
     #[error("bad expiry-index record")]
     ExpiryIndex,

@@ -12,9 +12,10 @@ use dstore_rpc::{Identity, NodeId, RequestId, Status};
 use dstore_storage::{Engine, EngineError, Log, LogError, LogIndex, LogOp, Position, RangeId};
 use prost::Message as _;
 
+use crate::cached::Cached;
 use crate::entry::EntryError;
 use crate::gateway::{
-    ClientAddress, DATABASES, DEADLINE_INTERVAL, Facts, Host, RETRY_INTERVAL, Report, SessionId, Sessions, Stats, info,
+    ClientAddress, DEADLINE_INTERVAL, Facts, Host, RETRY_INTERVAL, Report, SessionId, Sessions, Stats, info,
 };
 use crate::group::{Effects, Event, Group, GroupParts, Writes};
 use crate::replica::Applied;
@@ -47,6 +48,8 @@ pub struct NodeLimits {
     pub entry_bytes_max: usize,
     /// Bytes of writes on their way to a quorum beyond which [`Node::is_congested`].
     pub inflight_bytes_max: usize,
+    /// Memory for small records that were read before.
+    pub cache_bytes_max: usize,
     /// How long a client waits for an answer from the data before he is told that there is none.
     pub request_timeout: Duration,
     /// A follower that has not heard from its leader for this long, and up to as long again, stands for election.
@@ -68,10 +71,11 @@ impl Default for NodeLimits {
             multi_bytes_max: 256 << 20,
             entry_bytes_max: 68 << 20,
             inflight_bytes_max: 64 << 20,
+            cache_bytes_max: 16 << 20,
             request_timeout: Duration::from_secs(5),
-            election_timeout: Duration::from_millis(600),
-            heartbeat_interval: Duration::from_millis(100),
-            lease: Duration::from_millis(500),
+            election_timeout: Duration::from_millis(700),
+            heartbeat_interval: Duration::from_millis(70),
+            lease: Duration::from_millis(350),
             lease_reads: true,
             follower_reads: false,
         }
@@ -264,7 +268,7 @@ pub struct NodeParts<E> {
 
 /// The core of a node. See the [crate](crate).
 pub struct Node<E> {
-    pub(crate) engine: E,
+    pub(crate) engine: Cached<E>,
     pub(crate) identity: Identity,
     pub(crate) members: Vec<Member>,
     pub(crate) groups: BTreeMap<RangeId, Group>,
@@ -275,7 +279,7 @@ pub struct Node<E> {
     pub(crate) stats: Stats,
     pub(crate) outputs: VecDeque<Output>,
     writes: Writes,
-    host: Box<dyn Host>,
+    pub(crate) host: Box<dyn Host>,
     started_us: u64,
     next_sweep_us: u64,
     /// No record of the expiry index is due before this time.
@@ -321,6 +325,7 @@ impl<E: Engine> Node<E> {
         let config = raft_config(&limits, &*log);
         // What a range remembers of a batch stands in the same entry as its effects.
         limits.entry_bytes_max = limits.entry_bytes_max.saturating_sub(2 * crate::record::RECORD_BYTES_MAX);
+        let engine = Cached::new(engine, limits.cache_bytes_max);
         let mut groups = BTreeMap::new();
         for range in [SYSTEM_RANGE, USER_RANGE] {
             let parts = GroupParts {
@@ -445,7 +450,15 @@ impl<E: Engine> Node<E> {
     ) -> Result<(), NodeError> {
         use dstore_rpc::{Code, Execution};
         let refuse = |code, message: String| Err(Status::new(code, Execution::NotExecuted, message));
-        let result = if method != EXECUTE.number {
+        let result = if method == wire::ADMINISTER.number {
+            match wire::Administer::decode(body) {
+                Ok(administer) => {
+                    self.administer(now, request, &administer);
+                    return Ok(());
+                }
+                Err(error) => refuse(Code::InvalidRequest, format!("a request cannot be decoded: {error}")),
+            }
+        } else if method != EXECUTE.number {
             refuse(Code::UnknownMethod, format!("there is no method {method} here"))
         } else {
             match Execute::decode(body) {
@@ -461,6 +474,10 @@ impl<E: Engine> Node<E> {
     pub fn handle_link(&mut self, now: Now, peer: NodeId, is_up: bool) {
         if is_up {
             self.epoch += 1;
+            // The first founder of a new cluster need not wait until it notices that nobody leads.
+            if self.members.first().is_some_and(|first| first.node == self.identity.node) {
+                self.groups.values_mut().for_each(|group| group.stand_first(now.mono));
+            }
             return;
         }
         for group in self.groups.values_mut() {
@@ -695,7 +712,7 @@ impl<E: Engine> Node<E> {
 
     /// The engine.
     pub fn engine(&self) -> &E {
-        &self.engine
+        self.engine.inner()
     }
 
     /// Breaks a rule.
@@ -707,19 +724,10 @@ impl<E: Engine> Node<E> {
 
     pub(crate) fn info(&self, now: Now, args: &[Bytes]) -> Result<Reply, NodeError> {
         let engine = self.engine.stats();
-        let mut keys = [0; DATABASES as usize];
-        for (db, keys) in (0..).zip(&mut keys) {
-            if let Some(group) = self.groups.get(&USER_RANGE) {
-                *keys = group.replica.key_count(db, &self.engine)?;
-            }
-        }
         let report = Report {
             facts: &self.facts,
-            stats: self.stats,
-            usage: self.host.usage(),
             now,
             started_us: self.started_us,
-            clients: self.sessions.len(),
             engine: vec![
                 ("data_disk_bytes", engine.disk_bytes.to_string()),
                 ("data_unflushed_bytes", engine.unflushed_bytes.to_string()),
@@ -728,9 +736,7 @@ impl<E: Engine> Node<E> {
                 ("data_writes_refused_busy", engine.busy_total.to_string()),
             ],
             status: self.status()?,
-            log: self.host.log(),
             inflight_bytes: self.groups.values().map(|group| group.replica.inflight_bytes()).sum(),
-            keys,
         };
         Ok(info(args, &report))
     }

@@ -3,6 +3,7 @@
 use dstore_raft::Role;
 use dstore_storage::{Engine, RangeId};
 
+use crate::gateway::{DATABASES, LogUse, Stats, Usage};
 use crate::{Node, NodeError, SYSTEM_RANGE, USER_RANGE};
 
 /// A node at one moment.
@@ -16,6 +17,16 @@ pub struct NodeStatus {
     pub members: Vec<MemberStatus>,
     /// Clients' requests that wait for a leader to take them.
     pub requests_held: usize,
+    /// Clients connected.
+    pub clients: usize,
+    /// Keys per database, expired ones that are still there included.
+    pub keys: [u64; DATABASES as usize],
+    /// Counters since the start.
+    pub stats: Stats,
+    /// What the process uses.
+    pub usage: Usage,
+    /// What the log uses.
+    pub log: LogUse,
 }
 
 /// A range at this node.
@@ -82,11 +93,22 @@ impl<E: Engine> Node<E> {
                 version: record.version,
             });
         }
+        let mut keys = [0; DATABASES as usize];
+        if let Some(group) = self.groups.get(&USER_RANGE) {
+            for (db, keys) in (0..).zip(&mut keys) {
+                *keys = group.replica.key_count(db, &self.engine)?;
+            }
+        }
         Ok(NodeStatus {
             node: self.identity.node.0,
             ranges: [SYSTEM_RANGE, USER_RANGE].into_iter().filter_map(|range| self.range_status(range)).collect(),
             members,
             requests_held: self.held.len(),
+            clients: self.sessions.len(),
+            keys,
+            stats: self.stats,
+            usage: self.host.usage(),
+            log: self.host.log(),
         })
     }
 

@@ -131,6 +131,11 @@ impl DataDir {
         sync_dir(&self.path).map_err(|error| DataDirError::Io { path: self.path.clone(), error })
     }
 
+    /// Whether a process holds the directory at `path` at the moment.
+    pub fn is_in_use(path: &Path) -> bool {
+        path.join(LOCK).exists() && matches!(Self::lock(path), Err(DataDirError::Locked { .. }))
+    }
+
     fn lock(path: &Path) -> Result<File, DataDirError> {
         let lock_path = path.join(LOCK);
         let io = |error| DataDirError::Io { path: lock_path.clone(), error };

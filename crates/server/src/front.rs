@@ -10,11 +10,14 @@
 //!
 //! Everything here runs on the loop's thread and never waits: not for the disk, not for a peer.
 
+mod watched;
+
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dstore_net::{
@@ -24,16 +27,19 @@ use dstore_node::{ClientAddress, Node, NodeError, Output, SessionId};
 use dstore_resp::{ProtocolError, ReplySink, RequestDecoder, encode};
 use dstore_rpc::driver::{self, LinkEvent, Rpc, RpcTimer};
 use dstore_rpc::service::{Answer, Incoming, Origin};
-use dstore_rpc::{CallOptions, Lane, TraceId};
+use dstore_rpc::{CallOptions, CloseCode, CloseReason as LinkEnd, ClusterId, Lane, NodeId, Refusal, TraceId};
 use dstore_storage::{Log, LogError, LogIndex, LogOp, RangeId};
 
 use crate::clock::now;
+use crate::founding::Founders;
 use crate::store::SharedEngine;
 
 /// What other threads tell the loop.
 pub enum Mail {
     /// The log has everything up to this write on disk, or never will.
     Durable(u64, Result<(), LogError>),
+    /// The node was asked to stop.
+    Stop,
     /// The engine was flushed, and holds each range at least up to here; or it could not be.
     Flushed(Result<Vec<(RangeId, LogIndex)>, String>),
 }
@@ -67,7 +73,28 @@ pub enum Fatal {
     /// The event loop broke.
     #[error(transparent)]
     Loop(#[from] LoopError),
+    /// The peers are not of this node's cluster.
+    #[error("the peers belong to cluster {theirs}, this data directory to cluster {ours}: it is in the wrong place")]
+    Foreign {
+        /// The directory's.
+        ours: ClusterId,
+        /// The peers'.
+        theirs: ClusterId,
+    },
 }
+
+impl Fatal {
+    /// Whether the node never was in a state to serve, as after any other refusal to start.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Fatal::Foreign { .. })
+    }
+}
+
+/// How long a node that stops tries to hand its leadership over. A successor needs a few milliseconds.
+const HAND_OVER: Duration = Duration::from_secs(1);
+
+/// How long clients may take to receive their last replies once the node was asked to stop.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Rounds of work that lead to more work within one turn of the loop. What is then left comes in the next, at once.
 const ROUNDS_MAX: usize = 16;
@@ -77,6 +104,9 @@ pub struct Front {
     node: Node<SharedEngine>,
     log: Arc<dyn Log>,
     rpc: Rpc<Front>,
+    identity: dstore_rpc::Identity,
+    founders: Founders,
+    started: Instant,
     decoder_limits: dstore_resp::Limits,
     mailbox: Option<Mailbox<Mail>>,
     flusher: SyncSender<()>,
@@ -92,8 +122,14 @@ pub struct Front {
     stalled: Vec<ConnectionId>,
     local_address: String,
     timer: Option<TimerId>,
+    /// Why peers were refused, or refused us, as it was last said.
+    refusals: BTreeMap<NodeId, String>,
+    /// A connection with some peer was once established.
+    was_linked: bool,
     /// Something was told to the core that [`Node::end_turn`] has not seen.
     pending: bool,
+    /// The node was asked to stop, and until then it tries to hand its leadership over.
+    stopping: Option<Instant>,
     /// Set once. From then on nothing is answered any more.
     fatal: Option<Fatal>,
 }
@@ -106,6 +142,10 @@ pub struct Parts {
     pub log: Arc<dyn Log>,
     /// The connections with peers.
     pub rpc: Rpc<Front>,
+    /// Who the node is.
+    pub identity: dstore_rpc::Identity,
+    /// What it tells those who would found another cluster.
+    pub founders: Founders,
     /// Bounds on requests.
     pub decoder_limits: dstore_resp::Limits,
     /// Unsent replies beyond which a client's requests wait.
@@ -123,6 +163,9 @@ impl Front {
             node: parts.node,
             log: parts.log,
             rpc: parts.rpc,
+            identity: parts.identity,
+            founders: parts.founders,
+            started: Instant::now(),
             decoder_limits: parts.decoder_limits,
             mailbox: None,
             flusher: parts.flusher,
@@ -134,6 +177,9 @@ impl Front {
             stalled: Vec::new(),
             local_address: String::new(),
             timer: None,
+            refusals: BTreeMap::new(),
+            was_linked: false,
+            stopping: None,
             pending: true,
             fatal: None,
         }
@@ -301,6 +347,11 @@ impl Application for Front {
                 });
             }
             Mail::Durable(_, Err(error)) => self.fail(net, error),
+            Mail::Stop => {
+                let begun = self.node.hand_over(now());
+                self.stopping.get_or_insert(net.now() + if begun { HAND_OVER } else { Duration::ZERO });
+                self.drive(net, |_| Ok(()));
+            }
             Mail::Flushed(Ok(persisted)) => {
                 self.flushing = false;
                 self.drive(net, |node| {
@@ -339,6 +390,10 @@ impl Application for Front {
         self.relieve(net);
         self.maybe_flush();
         self.arm_timer(net);
+        if self.stopping.is_some_and(|deadline| !self.node.leads() || net.now() >= deadline) {
+            self.stopping = None;
+            net.stop(DRAIN);
+        }
     }
 }
 
@@ -349,6 +404,10 @@ impl driver::Host for Front {
 
     fn on_incoming(&mut self, net: &mut Net<Self>, origin: &Origin, incoming: Incoming) {
         let from = origin.node;
+        let incoming = match self.founders.answer(origin, incoming) {
+            Ok(outcome) => return self.rpc.finish(net.now(), outcome),
+            Err(incoming) => incoming,
+        };
         match incoming {
             Incoming::Message { method, body } => {
                 self.drive(net, |node| node.handle_message(now(), from, method, body));
@@ -366,13 +425,50 @@ impl driver::Host for Front {
     fn on_link(&mut self, net: &mut Net<Self>, event: &LinkEvent) {
         let (peer, is_up) = match event {
             LinkEvent::Up { peer, dialed: true } if peer.lane == Lane::Messages => (peer.identity.node, true),
-            LinkEvent::Down { node: Some(node), lane, dialed: true, .. } if *lane != Some(Lane::Bulk) => (*node, false),
+            LinkEvent::Down { node: Some(node), lane, dialed: true, reason } if *lane != Some(Lane::Bulk) => {
+                self.note_refusal(net, *node, reason);
+                (*node, false)
+            }
+            LinkEvent::Down { dialed: false, reason: LinkEnd::Refused(why), .. } => {
+                // An accepted connection's end is nobody's yet.
+                if self.refusals.insert(NodeId(0), why.to_string()).as_ref() != Some(&why.to_string()) {
+                    tracing::warn!("a peer was refused: {why}");
+                }
+                return;
+            }
             _ => return,
         };
+        if is_up {
+            self.was_linked = true;
+            self.refusals.remove(&peer);
+        }
         self.drive_soon(net, |node| {
             node.handle_link(now(), peer, is_up);
             Ok(())
         });
+    }
+}
+
+impl Front {
+    /// Says, once, that a peer will not talk to us, or we not to it. A node that finds, before it has found any of its
+    /// peers, that they are another cluster's does not go on: its data directory is in the wrong place.
+    fn note_refusal(&mut self, net: &mut Net<Front>, peer: NodeId, reason: &LinkEnd) {
+        let refused = matches!(reason, LinkEnd::Refused(_) | LinkEnd::Peer { code: CloseCode::Refused, .. });
+        if !refused {
+            return;
+        }
+        let text = reason.to_string();
+        if self.refusals.get(&peer) != Some(&text) {
+            tracing::warn!("no connection with node {:016x}: {text}", peer.0);
+            self.refusals.insert(peer, text);
+        }
+        // Cluster 0 is that of nodes which are still looking for theirs.
+        if let LinkEnd::Refused(Refusal::Cluster { theirs, ours }) = reason
+            && theirs.0 != 0
+            && !self.was_linked
+        {
+            self.fail(net, Fatal::Foreign { ours: *ours, theirs: *theirs });
+        }
     }
 }
 

@@ -6,12 +6,14 @@
 // A binary has no outside: `pub` in it speaks between its modules.
 #![allow(unreachable_pub)]
 
-#[allow(dead_code)] // its snapshot comes with the peers
 mod admin;
 mod cli;
 mod clock;
+mod cluster;
 mod config;
+mod console;
 mod data_dir;
+mod demo;
 mod founding;
 mod front;
 mod host;
@@ -29,9 +31,10 @@ const EXIT_FATAL: u8 = 3;
 
 fn main() -> ExitCode {
     match cli::main() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
-            let code = if error.is::<front::Fatal>() { EXIT_FATAL } else { EXIT_REFUSED };
+            let fatal = error.downcast_ref::<front::Fatal>().is_some_and(|fatal| !fatal.is_refusal());
+            let code = if fatal { EXIT_FATAL } else { EXIT_REFUSED };
             // One line, whatever it is made of.
             complain(&format!("{error:#}").replace('\n', " "));
             ExitCode::from(code)

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -16,8 +16,10 @@ use dstore_storage_rocksdb::{RocksEngine, RocksOptions};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::admin;
 use crate::clock::{self, random_u64};
 use crate::config::{Config, PeerAddress, Reads};
+use crate::console::say;
 use crate::data_dir::DataDir;
 use crate::founding::{self, Founded};
 use crate::front::{Fatal, Front, Mail, Parts};
@@ -25,9 +27,6 @@ use crate::host::Process;
 use crate::identity::node_text;
 use crate::random;
 use crate::store::{self, Flusher, SharedEngine};
-
-/// How long clients may take to receive their last replies once the node was asked to stop.
-const DRAIN: Duration = Duration::from_secs(5);
 
 /// Unsent replies at which a client is given up, in largest replies: what is under way when the high-water mark is passed
 /// must still find room, with what the encoding adds.
@@ -61,6 +60,8 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         node,
         log: log.clone(),
         rpc,
+        identity: founded.identity,
+        founders: founded.founders.clone(),
         decoder_limits: dstore_resp::Limits {
             bulk_bytes_max: config.value_bytes_max,
             request_bytes_max: config.request_bytes_max,
@@ -77,6 +78,9 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             .with_context(|| format!("cannot listen for peers on {address}"))?;
     }
     let local = listen(&mut event_loop, config)?;
+    if let Some(address) = config.admin_listen {
+        admin::listen(event_loop.net(), address).with_context(|| format!("cannot listen for metrics on {address}"))?;
+    }
     let flusher = Flusher::start(engine.clone(), event_loop.mailbox(), flusher_woken)
         .context("cannot start the flusher's thread")?;
     stop_on_signal(event_loop.mailbox())?;
@@ -144,8 +148,14 @@ fn check_port(address: SocketAddr) -> anyhow::Result<()> {
     TcpListener::bind(address).map(drop).with_context(|| format!("cannot listen on {address}"))
 }
 
+/// The part of the memory for data that holds single records; the rest is the engine's, for blocks and memtables.
+fn cache_bytes(config: &Config) -> usize {
+    config.memory_bytes_max / 8
+}
+
 fn open_engine(config: &Config, dir: &DataDir) -> anyhow::Result<RocksEngine> {
-    let options = RocksOptions { memory_bytes: config.memory_bytes_max, ..RocksOptions::default() };
+    let options =
+        RocksOptions { memory_bytes: config.memory_bytes_max - cache_bytes(config), ..RocksOptions::default() };
     Ok(RocksEngine::open(&dir.engine_dir(), &options)?)
 }
 
@@ -163,6 +173,7 @@ fn node_limits(config: &Config, log: &dyn Log) -> NodeLimits {
         multi_bytes_max: config.request_bytes_max,
         entry_bytes_max: log.payload_bytes_max(),
         inflight_bytes_max: config.inflight_bytes_max,
+        cache_bytes_max: cache_bytes(config),
         request_timeout: config.cluster.request_timeout,
         election_timeout: config.cluster.election_timeout,
         heartbeat_interval: config.cluster.heartbeat_interval(),
@@ -236,18 +247,43 @@ fn stop_on_signal(mailbox: Mailbox<Mail>) -> anyhow::Result<()> {
             }
             asked = true;
             tracing::info!("stopping on request; a second signal stops at once");
-            mailbox.stop(DRAIN);
+            // Refused only by a loop that has ended.
+            let _ = mailbox.post(Mail::Stop);
         }
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(wait).context("cannot start the signals' thread")?;
     Ok(())
 }
 
-#[allow(clippy::print_stdout)]
+/// Standard input that ends is a request to stop, as SIGTERM is.
+///
+/// # Errors
+///
+/// The system has no thread to give.
+pub fn stop_with_stdin() -> anyhow::Result<()> {
+    let wait = || {
+        // Whatever comes is thrown away; an error is an end too.
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        if signal_hook::low_level::raise(SIGTERM).is_err() {
+            std::process::exit(128 + SIGTERM);
+        }
+    };
+    std::thread::Builder::new()
+        .name("stdin".to_owned())
+        .spawn(wait)
+        .context("cannot start the thread of standard input")?;
+    Ok(())
+}
+
 fn greet(dir: &DataDir, founded: &Founded, local: SocketAddr) {
     let ip = if local.ip().is_unspecified() { "127.0.0.1".to_owned() } else { local.ip().to_string() };
-    println!("dstore {} listens on {local}", env!("CARGO_PKG_VERSION"));
-    println!("  data  {} (node {})", dir.path().display(), node_text(founded.identity.node));
-    println!("  pid   {}", std::process::id());
-    println!("  try   redis-cli -h {ip} -p {} set greeting hello", local.port());
+    say(&format!(
+        "dstore {version} listens on {local}\n  data  {dir} (node {node})\n  pid   {pid}\n  \
+         try   redis-cli -h {ip} -p {port} set greeting hello\n",
+        version = env!("CARGO_PKG_VERSION"),
+        dir = dir.path().display(),
+        node = node_text(founded.identity.node),
+        pid = std::process::id(),
+        port = local.port(),
+    ));
 }

@@ -2,6 +2,9 @@
 //!
 //! - [`scratch`]: directories that stay behind when a test fails.
 //! - [`process`]: servers that are ready when the call returns, tools that ran to their end.
+//! - [`cluster`]: several nodes, killed, paused, cut off and started again.
+//! - [`namespaces`]: machines of a private network whose packets are dropped on demand.
+//! - [`client`]: a small Redis client that hides nothing; [`ports`]: where servers can listen again and again.
 //! - [`powerloss`]: what a power cut would have left of a killed process's files.
 //! - [`python`]: an interpreter with the packages that tests need.
 //!
@@ -10,6 +13,10 @@
 //!
 //! The `tidy` test in this crate watches the whole repository.
 
+pub mod client;
+pub mod cluster;
+pub mod namespaces;
+pub mod ports;
 pub mod powerloss;
 pub mod process;
 pub mod python;

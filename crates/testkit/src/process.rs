@@ -11,6 +11,8 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::powerloss::PowerLoss;
 use crate::scratch::{Scratch, profile_directory};
 
@@ -36,23 +38,19 @@ pub struct Refused {
     pub stderr: String,
 }
 
-impl Server {
-    /// Starts `command` and waits for the line of its standard output in which `ready` finds the address it serves.
-    /// Its standard error goes to a file called `name` in `scratch`.
-    ///
-    /// # Errors
-    ///
-    /// The process ended before it was ready.
+/// A server that was started and has not said yet that it is ready. Dropping it kills it.
+#[derive(Debug)]
+pub struct Starting {
+    process: Server,
+}
+
+impl Starting {
+    /// Starts `command`. Its standard error goes to a file called `name` in `scratch`.
     ///
     /// # Panics
     ///
-    /// When the process cannot be started, or is neither ready nor gone within [`PATIENCE`].
-    pub fn start(
-        mut command: Command,
-        scratch: &Scratch,
-        name: &str,
-        ready: impl Fn(&str) -> Option<SocketAddr>,
-    ) -> Result<Server, Refused> {
+    /// When the process cannot be started.
+    pub fn spawn(mut command: Command, scratch: &Scratch, name: &str) -> Starting {
         let stderr = scratch.path().join(name);
         let log =
             File::options().create(true).append(true).open(&stderr).expect("the scratch directory can be written");
@@ -67,24 +65,69 @@ impl Server {
                 }
             }
         });
+        let address = SocketAddr::from(([0, 0, 0, 0], 0)); // until it tells
+        Starting { process: Server { child, address, stderr, output } }
+    }
+
+    /// Waits for the line of its standard output in which `ready` finds the address it serves.
+    ///
+    /// # Errors
+    ///
+    /// The process ended before it was ready.
+    ///
+    /// # Panics
+    ///
+    /// When it is neither ready nor gone within [`PATIENCE`].
+    pub fn wait(self, ready: impl Fn(&str) -> Option<SocketAddr>) -> Result<Server, Refused> {
+        let mut server = self.process;
         loop {
-            match output.recv_timeout(PATIENCE) {
+            match server.output.recv_timeout(PATIENCE) {
                 Ok(line) => {
                     if let Some(address) = ready(&line) {
-                        return Ok(Server { child, address, stderr, output });
+                        server.address = address;
+                        return Ok(server);
                     }
                 }
                 Err(RecvTimeoutError::Disconnected) => {
-                    let status = child.wait().expect("the child is ours to wait for");
-                    let stderr = std::fs::read_to_string(&stderr).unwrap_or_default();
-                    return Err(Refused { status, stderr });
+                    let status = server.child.wait().expect("the child is ours to wait for");
+                    return Err(Refused { status, stderr: server.stderr() });
                 }
                 Err(RecvTimeoutError::Timeout) => {
-                    let _ = child.kill();
-                    panic!("{command:?} is not ready, see {}", stderr.display());
+                    panic!("process {} is not ready, see {}", server.pid(), server.stderr.display())
                 }
             }
         }
+    }
+
+    /// All it said on standard error so far.
+    pub fn stderr(&self) -> String {
+        self.process.stderr()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+}
+
+impl Server {
+    /// Starts `command` and waits for the line of its standard output in which `ready` finds the address it serves.
+    /// Its standard error goes to a file called `name` in `scratch`.
+    ///
+    /// # Errors
+    ///
+    /// The process ended before it was ready.
+    ///
+    /// # Panics
+    ///
+    /// When the process cannot be started, or is neither ready nor gone within [`PATIENCE`].
+    pub fn start(
+        command: Command,
+        scratch: &Scratch,
+        name: &str,
+        ready: impl Fn(&str) -> Option<SocketAddr>,
+    ) -> Result<Server, Refused> {
+        Starting::spawn(command, scratch, name).wait(ready)
     }
 
     /// Where clients find it.
@@ -128,7 +171,25 @@ impl Server {
     ///
     /// When it has ended already.
     pub fn terminate(&self) {
-        assert!(signal("TERM", self.pid()), "process {} has ended already", self.pid());
+        assert!(signal(Signal::TERM, self.pid()), "process {} has ended already", self.pid());
+    }
+
+    /// SIGSTOP: it stands still, with all its connections open, until [`Server::resume`].
+    ///
+    /// # Panics
+    ///
+    /// When it has ended already.
+    pub fn pause(&self) {
+        assert!(signal(Signal::STOP, self.pid()), "process {} has ended already", self.pid());
+    }
+
+    /// SIGCONT: it goes on where it stood.
+    ///
+    /// # Panics
+    ///
+    /// When it has ended already.
+    pub fn resume(&self) {
+        assert!(signal(Signal::CONT, self.pid()), "process {} has ended already", self.pid());
     }
 
     /// Asks it to stop, as a service manager does, and waits until it has.
@@ -167,6 +228,8 @@ impl Drop for Server {
 /// How to start `dstore` on one data directory.
 #[derive(Debug)]
 pub struct Dstore {
+    /// None for [`dstore_program`].
+    program: Option<PathBuf>,
     data: PathBuf,
     arguments: Vec<String>,
 }
@@ -174,7 +237,13 @@ pub struct Dstore {
 impl Dstore {
     /// A node whose data is in `data`, on a port of its own choice.
     pub fn on(data: &Path) -> Dstore {
-        Dstore { data: data.to_path_buf(), arguments: Vec::new() }
+        Dstore { program: None, data: data.to_path_buf(), arguments: Vec::new() }
+    }
+
+    /// Another build of the program than the one under test.
+    pub fn program(mut self, program: &Path) -> Dstore {
+        self.program = Some(program.to_path_buf());
+        self
     }
 
     /// Adds flags of `dstore start`.
@@ -185,7 +254,7 @@ impl Dstore {
 
     /// The command line, for a test that wants to run it by itself.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(dstore_program());
+        let mut command = Command::new(self.program.clone().unwrap_or_else(dstore_program));
         command.arg("start").arg("--data-dir").arg(&self.data);
         if !self.arguments.iter().any(|flag| flag == "--listen") {
             command.args(["--listen", "127.0.0.1:0"]);
@@ -216,7 +285,7 @@ impl Dstore {
 }
 
 /// `dstore 0.1.0 listens on 127.0.0.1:6379`
-fn listens_on(line: &str) -> Option<SocketAddr> {
+pub(crate) fn listens_on(line: &str) -> Option<SocketAddr> {
     line.split_once(" listens on ")?.1.split_whitespace().next()?.parse().ok()
 }
 
@@ -281,7 +350,7 @@ pub fn run_to_end(command: &mut Command, input: &[u8]) -> Output {
     std::thread::scope(|scope| {
         scope.spawn(move || {
             if end.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
-                signal("KILL", pid);
+                signal(Signal::KILL, pid);
             }
         });
         scope.spawn(move || {
@@ -293,12 +362,10 @@ pub fn run_to_end(command: &mut Command, input: &[u8]) -> Output {
     })
 }
 
-/// Sends a signal, through the shell's own `kill`: the program of that name is not on every machine. False when there is
-/// no such process.
-fn signal(name: &str, pid: u32) -> bool {
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "kill -s \"$0\" \"$1\"", name, &pid.to_string()]).stderr(Stdio::null());
-    shell.status().expect("a shell is installed").success()
+/// Sends a signal. False when there is no such process.
+fn signal(signal: Signal, pid: u32) -> bool {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("process ids are small and positive");
+    kill_process(pid, signal).is_ok()
 }
 
 #[cfg(test)]

@@ -148,7 +148,68 @@ const PATTERNS: [&str; 26] = [
 const NAMES: &str = "get get set set set set set set getex getex getdel mget mset msetnx setnx append strlen incr \
     decr incrby incrby decrby decrby incrbyfloat incrbyfloat incrbyfloat del unlink exists type \
     expire expire pexpire pexpire expireat pexpireat ttl pttl expiretime pexpiretime persist scan \
-    keys dbsize flushall flushdb";
+    keys dbsize flushall flushdb setex psetex getset getrange getrange substr setrange setrange lcs lcs \
+    setbit setbit setbit getbit getbit bitcount bitcount bitpos bitpos bitop bitop bitfield bitfield bitfield bitfield_ro \
+    rename renamenx copy copy move touch randomkey object dump restore restore";
+
+/// For values of some hundred KiB: commands that make, change and read parts.
+const LARGE_NAMES: &str = "get strlen set append append append setrange setrange setrange setrange getrange getrange \
+    getrange setbit setbit getbit bitcount bitpos bitop bitfield bitfield copy rename expire persist getex del dump \
+    restore move touch exists mget getset";
+
+/// Positions in short values.
+const POSITIONS: [&str; 16] = [
+    "0",
+    "1",
+    "2",
+    "5",
+    "-1",
+    "-2",
+    "-5",
+    "-100",
+    "7",
+    "8",
+    "30",
+    "100",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "x",
+    "1.5",
+];
+
+/// Positions around the ends of chunks.
+const LARGE_POSITIONS: [&str; 20] = [
+    "0", "1", "16383", "16384", "16385", "32767", "49152", "65535", "65536", "65537", "70000", "81920", "131072",
+    "200000", "-1", "-16384", "-65536", "-70000", "1048575", "1048576",
+];
+
+const BIT_OFFSETS: [&str; 16] =
+    ["0", "1", "2", "6", "7", "8", "9", "15", "16", "63", "100", "1000", "-1", "4294967296", "x", "+1"];
+
+const FIELD_TYPES: [&str; 18] =
+    ["u8", "i8", "u1", "i1", "i5", "u5", "i64", "u63", "i63", "u16", "i33", "u64", "i65", "u0", "U8", "x8", "u", "i08"];
+
+const FIELD_OFFSETS: [&str; 16] =
+    ["0", "1", "3", "8", "12", "60", "100", "#0", "#1", "#2", "#7", "-1", "#-1", "x", "#", "#9223372036854775807"];
+
+const FIELD_VALUES: [&str; 16] = [
+    "0",
+    "1",
+    "-1",
+    "2",
+    "100",
+    "-100",
+    "127",
+    "128",
+    "255",
+    "256",
+    "-129",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "4611686018427387904",
+    "x",
+    "",
+];
 
 /// Draws requests.
 pub(crate) struct Generator {
@@ -156,12 +217,189 @@ pub(crate) struct Generator {
     /// Times that clients give; the pools above, unless a test wants keys to expire.
     pub(crate) relative_times: Vec<&'static str>,
     pub(crate) absolute_times: Vec<&'static str>,
+    /// What RESTORE is given.
+    pub(crate) payloads: Vec<Bytes>,
+    /// Values of some hundred KiB, and commands that work on parts of them.
+    pub(crate) large: bool,
 }
 
 impl Generator {
     pub(crate) fn new(seed: u64) -> Generator {
         let (relative_times, absolute_times) = (RELATIVE_TIMES.to_vec(), ABSOLUTE_TIMES.to_vec());
-        Generator { random: Random(seed), relative_times, absolute_times }
+        Generator { random: Random(seed), relative_times, absolute_times, payloads: Vec::new(), large: false }
+    }
+
+    /// One of the payloads, right or damaged.
+    fn payload(&mut self) -> Bytes {
+        if self.payloads.is_empty() {
+            return Bytes::from_static(b"no payload");
+        }
+        let chosen = self.random.below(self.payloads.len() as u64) as usize;
+        let mut payload = self.payloads[chosen].to_vec();
+        if self.random.one_in(6) {
+            let at = self.random.below(payload.len() as u64) as usize;
+            payload[at] ^= 1 << self.random.below(8);
+        } else if self.random.one_in(12) {
+            payload.truncate(self.random.below(payload.len() as u64) as usize);
+        }
+        Bytes::from(payload)
+    }
+
+    /// Bytes to write into a value.
+    fn part(&mut self) -> String {
+        if !self.large {
+            return self.value().to_owned();
+        }
+        let len = [0, 1, 2, 100, 16_383, 16_384, 16_385, 40_000, 65_536][self.random.below(9) as usize];
+        let letters = ["a", "b", "\0", "\x7f"];
+        (0..len).map(|at| letters[(at / 7 + len) % 4]).collect()
+    }
+
+    fn position(&mut self) -> &'static str {
+        let pool: &[&'static str] = if self.large { &LARGE_POSITIONS } else { &POSITIONS };
+        pool[self.random.below(pool.len() as u64) as usize]
+    }
+
+    fn bit_offset(&mut self) -> String {
+        if self.large {
+            let byte: i64 = self.position().parse().expect("a number");
+            return (8 * byte + self.random.below(8) as i64).to_string();
+        }
+        match self.random.below(300) {
+            // The last bit there may be, and the one behind: a long value, so not often.
+            0 => "8388607".to_owned(),
+            1..8 => "8388608".to_owned(),
+            _ => self.random.pick(&BIT_OFFSETS).to_owned(),
+        }
+    }
+
+    /// `start end [BYTE | BIT]`, or less, or more.
+    fn bit_range(&mut self, args: &mut Vec<String>) {
+        for _ in 0..[0, 1, 2, 2, 2, 2][self.random.below(6) as usize] {
+            args.push(self.position().to_owned());
+        }
+        if self.random.one_in(2) {
+            let unit = self.random.pick(&["BIT", "BYTE", "BIT", "BYTE", "bogus"]);
+            args.push(self.cased(unit));
+        }
+    }
+
+    fn field_operations(&mut self, args: &mut Vec<String>) {
+        for _ in 0..self.random.below(5) {
+            let operation = self.random.pick(&["GET", "SET", "INCRBY", "OVERFLOW", "SET", "INCRBY", "GET", "bogus"]);
+            let operation = if operation == "bogus" && !self.random.one_in(4) { "GET" } else { operation };
+            args.push(self.cased(operation));
+            if operation == "OVERFLOW" {
+                let kind = self.random.pick(&["WRAP", "SAT", "FAIL", "SAT", "FAIL", "bogus"]);
+                args.push(self.cased(kind));
+                continue;
+            }
+            let types = if self.random.one_in(4) { &FIELD_TYPES[..] } else { &FIELD_TYPES[..11] };
+            args.push(self.random.pick(types).to_owned());
+            let offset = if self.large { self.bit_offset() } else { self.random.pick(&FIELD_OFFSETS[..]).to_owned() };
+            args.push(offset);
+            if operation != "GET" {
+                args.push(self.random.pick(&FIELD_VALUES).to_owned());
+            }
+        }
+    }
+
+    fn key_commands(&mut self, name: &str, args: &mut Vec<String>) {
+        match name {
+            "rename" | "renamenx" => args.extend([self.key(), self.key()].map(str::to_owned)),
+            "copy" => {
+                args.extend([self.key(), self.key()].map(str::to_owned));
+                for _ in 0..[0, 0, 1, 1, 2, 3][self.random.below(6) as usize] {
+                    let option = self.random.pick(&["REPLACE", "DB", "DB", "REPLACE", "bogus"]);
+                    args.push(self.cased(option));
+                    if option == "DB" {
+                        args.push(
+                            self.random.pick(&["0", "1", "0", "1", "3", "4", "-1", "x", "2147483648"]).to_owned(),
+                        );
+                    }
+                }
+            }
+            "move" => {
+                let db = self.random.pick(&["0", "1", "0", "1", "0", "1", "4", "-1", "x", "99999999999"]);
+                args.extend([self.key(), db].map(str::to_owned));
+            }
+            "object" => {
+                let subcommand =
+                    self.random.pick(&["ENCODING", "FREQ", "IDLETIME", "REFCOUNT", "ENCODING", "REFCOUNT", "bogus"]);
+                let subcommand = self.cased(subcommand);
+                args.extend([subcommand, self.key().to_owned()]);
+            }
+            "restore" => {
+                let time = match self.random.below(3) {
+                    0 => self.random.pick(&self.relative_times),
+                    _ => "0",
+                };
+                args.extend([self.key(), time, "payload"].map(str::to_owned));
+                for _ in 0..[0, 1, 1, 2, 3][self.random.below(5) as usize] {
+                    let option = self.random.pick(&["REPLACE", "REPLACE", "ABSTTL", "IDLETIME", "FREQ", "bogus"]);
+                    let option = if option == "bogus" && !self.random.one_in(3) { "REPLACE" } else { option };
+                    args.push(self.cased(option));
+                    if option == "IDLETIME" || option == "FREQ" {
+                        args.push(self.random.pick(&["0", "5", "255", "256", "-1", "x"]).to_owned());
+                    }
+                }
+            }
+            _ => args.push(self.key().to_owned()),
+        }
+    }
+
+    fn bit_commands(&mut self, name: &str, args: &mut Vec<String>) {
+        if name == "bitop" {
+            let operation = self.random.pick(&["AND", "OR", "XOR", "NOT", "AND", "OR", "XOR", "bogus"]);
+            let operation = self.cased(operation);
+            args.extend([operation, self.key().to_owned()]);
+            args.extend(self.some_keys());
+            if args[1].eq_ignore_ascii_case("not") && self.random.one_in(2) {
+                args.truncate(4);
+            }
+            return;
+        }
+        args.push(self.key().to_owned());
+        match name {
+            "getbit" => args.push(self.bit_offset()),
+            "setbit" => {
+                let offset = self.bit_offset();
+                let bit = self.random.pick(&["0", "1", "0", "1", "1", "1", "2", "-1", "x"]);
+                args.extend([offset, bit.to_owned()]);
+            }
+            "bitcount" => self.bit_range(args),
+            "bitpos" => {
+                args.push(self.random.pick(&["0", "1", "0", "1", "0", "1", "2", "x"]).to_owned());
+                self.bit_range(args);
+            }
+            _ => self.field_operations(args),
+        }
+    }
+
+    fn part_commands(&mut self, name: &str, args: &mut Vec<String>) {
+        args.push(self.key().to_owned());
+        match name {
+            "getrange" | "substr" => args.extend([self.position(), self.position()].map(str::to_owned)),
+            "setrange" => {
+                let part = self.part();
+                // The longest there may be, now and then.
+                let far = self.random.one_in(200);
+                let at = if far { self.random.pick(&["1048575", "1048576"]) } else { self.position() };
+                args.extend([at.to_owned(), part]);
+            }
+            "lcs" => {
+                args.push(self.key().to_owned());
+                for _ in 0..[0, 1, 1, 2, 2, 3][self.random.below(6) as usize] {
+                    let option =
+                        self.random.pick(&["LEN", "IDX", "IDX", "MINMATCHLEN", "WITHMATCHLEN", "MINMATCHLEN", "bogus"]);
+                    args.push(self.cased(option));
+                    if option == "MINMATCHLEN" {
+                        args.push(self.random.pick(&["0", "1", "2", "3", "-1", "x"]).to_owned());
+                    }
+                }
+            }
+            other => unreachable!("{other} is no command on parts"),
+        }
     }
 
     fn key(&mut self) -> &'static str {
@@ -220,7 +458,8 @@ impl Generator {
 
     /// A request with its name first.
     pub(crate) fn request(&mut self) -> Vec<Bytes> {
-        let names: Vec<&str> = NAMES.split(' ').collect();
+        let names = if self.large { LARGE_NAMES } else { NAMES };
+        let names: Vec<&str> = names.split_whitespace().collect();
         let mut name = self.random.pick(&names);
         if name.starts_with("flush") && !self.random.one_in(10) {
             name = "set";
@@ -234,6 +473,9 @@ impl Generator {
             args.push(self.value().to_owned());
         }
         let mut request: Vec<Bytes> = args.into_iter().map(Bytes::from).collect();
+        if name == "restore" && request.len() > 3 {
+            request[3] = self.payload();
+        }
         if request.is_empty() {
             request.push(Bytes::from("get"));
         }
@@ -243,7 +485,7 @@ impl Generator {
     fn arguments(&mut self, name: &str, args: &mut Vec<String>) {
         match name {
             "set" => {
-                args.extend([self.key().to_owned(), self.value().to_owned()]);
+                args.extend([self.key().to_owned(), self.part()]);
                 self.set_options(&["NX", "XX", "GET", "EX", "PX", "EXAT", "PXAT", "KEEPTTL", "EX", "PERSIST"], args);
             }
             "getex" => {
@@ -255,7 +497,16 @@ impl Generator {
                     args.extend([self.key().to_owned(), self.value().to_owned()]);
                 }
             }
-            "setnx" | "append" => args.extend([self.key().to_owned(), self.value().to_owned()]),
+            "setnx" | "append" | "getset" => args.extend([self.key().to_owned(), self.part()]),
+            "setex" | "psetex" => {
+                let time = self.random.pick(&self.relative_times);
+                args.extend([self.key(), time, self.value()].map(str::to_owned));
+            }
+            "getrange" | "substr" | "setrange" | "lcs" => self.part_commands(name, args),
+            "setbit" | "getbit" | "bitcount" | "bitpos" | "bitop" | "bitfield" | "bitfield_ro" => {
+                self.bit_commands(name, args);
+            }
+            "rename" | "renamenx" | "copy" | "move" | "object" | "restore" => self.key_commands(name, args),
             "incrby" | "decrby" => args.extend([self.key(), self.random.pick(&INTEGERS)].map(str::to_owned)),
             "incrbyfloat" => {
                 let float = self.float();
@@ -263,7 +514,7 @@ impl Generator {
             }
             "expire" | "pexpire" => args.extend(self.expire_arguments(true)),
             "expireat" | "pexpireat" => args.extend(self.expire_arguments(false)),
-            "mget" | "del" | "unlink" | "exists" => args.extend(self.some_keys()),
+            "mget" | "del" | "unlink" | "exists" | "touch" => args.extend(self.some_keys()),
             "keys" => args.push(self.random.pick(&PATTERNS).to_owned()),
             "scan" => self.scan_arguments(args),
             "flushall" | "flushdb" => {
@@ -272,7 +523,7 @@ impl Generator {
                     args.push(self.cased(option));
                 }
             }
-            "dbsize" => {}
+            "dbsize" | "randomkey" => {}
             _ => args.push(self.key().to_owned()),
         }
     }

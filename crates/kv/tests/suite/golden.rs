@@ -10,6 +10,7 @@
 //! !sweep N         sweeps up to N index records     !next-deadline    the earliest one
 //! !version KEY     what WATCH sees                  !limit NAME N     sets a limit
 //! @                stands for the cursor of the last SCAN
+//! %70000x          stands for 70,000 times the letter x
 //! ```
 
 use std::fmt::Write;
@@ -19,7 +20,7 @@ use bytes::Bytes;
 use dstore_kv::{key_count, next_deadline, sweep, version_of};
 use dstore_resp::{CommandFlags, CommandId, Reply, resolve};
 use dstore_storage::WriteOp;
-use dstore_storage::layout::{Head, Stamp, key, local};
+use dstore_storage::layout::{Head, Stamp, chunk, key, local};
 
 use crate::support::{RANGE, Store};
 
@@ -122,6 +123,8 @@ impl Script {
             "pattern-bytes" => limits.pattern_bytes_max = bytes,
             "walk-keys" => limits.walk_keys_max = to,
             "scan-count" => limits.scan_count_max = to,
+            "read-bytes" => limits.read_bytes_max = bytes,
+            "databases" => limits.databases = u8::try_from(to).unwrap(),
             _ => panic!("unknown limit {name}"),
         }
     }
@@ -222,7 +225,7 @@ fn split_words(line: &str) -> Vec<Bytes> {
             rest = &quoted[end..];
         } else {
             let end = rest.find(' ').unwrap_or(rest.len());
-            word.extend_from_slice(&rest.as_bytes()[..end]);
+            word.extend(long_word(&rest[..end]).unwrap_or_else(|| rest[..end].into()));
             rest = &rest[end..];
         }
         words.push(Bytes::from(word));
@@ -231,7 +234,18 @@ fn split_words(line: &str) -> Vec<Bytes> {
     words
 }
 
+/// What `%70000x` stands for.
+fn long_word(word: &str) -> Option<Vec<u8>> {
+    let (count, letter) = word.strip_prefix('%')?.split_at_checked(word.len() - 2)?;
+    Some(letter.repeat(count.parse().ok()?).into_bytes())
+}
+
+/// As a script would have it; of long ones the ends.
 fn quote(bytes: &[u8]) -> String {
+    if bytes.len() > 200 {
+        let (first, last) = (&bytes[..4], &bytes[bytes.len() - 4..]);
+        return format!("\"{}...{}\" ({} bytes)", first.escape_ascii(), last.escape_ascii(), bytes.len());
+    }
     format!("\"{}\"", bytes.escape_ascii()).replace("\\'", "'")
 }
 
@@ -243,6 +257,10 @@ fn show_reply(reply: &Reply) -> String {
         Reply::Bulk(bytes) => quote(bytes),
         Reply::Null => "(nil)".to_owned(),
         Reply::Array(replies) => format!("[{}]", replies.iter().map(show_reply).collect::<Vec<_>>().join(", ")),
+        Reply::Map(pairs) => {
+            let pair = |(key, value): &(Reply, Reply)| format!("{}: {}", show_reply(key), show_reply(value));
+            format!("{{{}}}", pairs.iter().map(pair).collect::<Vec<_>>().join(", "))
+        }
         other => panic!("no command answers {other:?}"),
     }
 }
@@ -265,7 +283,12 @@ fn show_effect(effect: &WriteOp) -> String {
 
 fn show_key(encoded: &[u8]) -> String {
     if let Ok(key) = key::decode(encoded) {
-        return format!("key {}/{}", key.db, quote(&key.key));
+        let shown = format!("key {}/{}", key.db, quote(&key.key));
+        return match (chunk::decode(key.sub), chunk::decode_orphans(key.sub)) {
+            (Some((generation, index)), _) => format!("{shown} chunk {index} of {}", version(generation)),
+            (None, Some(generation)) => format!("{shown} chunks of {}", version(generation)),
+            (None, None) => shown,
+        };
     }
     if let Some((deadline_ms, data_key)) = local::decode_expiry(encoded) {
         return format!("expiry {deadline_ms} {}", show_key(data_key));
@@ -277,9 +300,20 @@ fn show_key(encoded: &[u8]) -> String {
 
 fn show_record(encoded: &[u8], value: &Bytes) -> String {
     let shown = show_key(encoded);
+    if shown.starts_with("key") && shown.contains(" chunk ") {
+        return format!("{shown} = {} bytes", value.len());
+    }
     if shown.starts_with("key") {
         let head = Head::decode(value).unwrap();
         let expires = head.expires_at_ms.map_or(String::new(), |ms| format!(" expires {ms}"));
+        if let (Some(chunked), Some(generation)) = (head.chunked, head.generation) {
+            let (len, size) = (chunked.len, 1 << chunked.bits);
+            let version = version(head.version);
+            return format!(
+                "{shown} = string {version}{expires} {len} bytes in chunks of {size}, generation {}",
+                self::version(generation)
+            );
+        }
         return format!(
             "{shown} = {} {}{expires} {}",
             head.kind.name(),

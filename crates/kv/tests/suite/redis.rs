@@ -72,7 +72,7 @@ impl RedisClient {
     }
 }
 
-/// An answer as RESP2 shows it.
+/// An answer as a client sees it. RESP3's own forms appear in RESP3 alone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Answer {
     /// A status, with its `+`, or an error, with its `-`.
@@ -80,13 +80,17 @@ pub(crate) enum Answer {
     Integer(i64),
     Bulk(Option<Bytes>),
     Array(Option<Vec<Answer>>),
+    /// RESP3's null.
+    Null,
+    /// RESP3's map: key, value, key, value.
+    Map(Vec<Answer>),
 }
 
 impl Answer {
     /// What a client of ours would see.
-    pub(crate) fn of(reply: &Reply) -> Answer {
+    pub(crate) fn of(reply: &Reply, version: ProtocolVersion) -> Answer {
         let mut bytes = Vec::new();
-        encode(reply, ProtocolVersion::Resp2, &mut bytes);
+        encode(reply, version, &mut bytes);
         let mut rest = bytes.as_slice();
         let answer = Answer::read(&mut rest);
         assert!(rest.is_empty(), "bytes behind a reply");
@@ -110,12 +114,18 @@ impl Answer {
             b'*' => {
                 Answer::Array(usize::try_from(number()).ok().map(|len| (0..len).map(|_| Answer::read(from)).collect()))
             }
+            b'%' => Answer::Map((0..2 * number()).map(|_| Answer::read(from)).collect()),
+            b'_' => Answer::Null,
             other => panic!("an answer of type {:?}", char::from(*other)),
         }
     }
 
     pub(crate) fn is_error(&self) -> bool {
         matches!(self, Answer::Line(line) if line.starts_with('-'))
+    }
+
+    pub(crate) fn is_nothing(&self) -> bool {
+        matches!(self, Answer::Null | Answer::Bulk(None))
     }
 
     pub(crate) fn integer(&self) -> i64 {
@@ -149,6 +159,8 @@ impl std::fmt::Debug for Answer {
             Answer::Bulk(None) => f.write_str("nil"),
             Answer::Array(Some(answers)) => answers.fmt(f),
             Answer::Array(None) => f.write_str("nil array"),
+            Answer::Null => f.write_str("null"),
+            Answer::Map(answers) => write!(f, "map {answers:?}"),
         }
     }
 }

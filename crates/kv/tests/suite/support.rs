@@ -1,12 +1,12 @@
 //! A store on a `BTreeMap`: what a node does around evaluation, in its simplest form.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow, Range};
 
 use bytes::Bytes;
 use dstore_kv::{Context, Cursors, Direction, Limits, Mode, Outcome, View, ViewError, Visitor, evaluate};
 use dstore_resp::{CommandFlags, CommandSpec, Reply, resolve};
-use dstore_storage::layout::{Head, Stamp, key, local};
+use dstore_storage::layout::{Chunked, Head, Stamp, chunk, key, local};
 use dstore_storage::{RangeId, WriteOp};
 
 pub(crate) const RANGE: RangeId = RangeId(1);
@@ -52,17 +52,56 @@ impl Data {
         }
     }
 
-    /// The head records: database, key, head, value.
+    /// The head records: database, key, head, value (of one in chunks, what they hold).
     pub(crate) fn heads(&self) -> Vec<(u8, Vec<u8>, Head, Bytes)> {
         let span = key::user_span();
-        let records = self.0.range(span.start..span.end);
-        records
-            .map(|(data_key, record)| {
-                let decoded = key::decode(data_key).unwrap();
-                let head = Head::decode(record).unwrap();
-                (decoded.db, decoded.key.clone(), head, head.value(record))
-            })
-            .collect()
+        let mut heads = Vec::new();
+        for (data_key, record) in self.0.range(span.start..span.end) {
+            let decoded = key::decode(data_key).unwrap();
+            if !decoded.sub.is_empty() {
+                continue;
+            }
+            let head = Head::decode(record).unwrap();
+            let value = match head.chunked {
+                None => head.value(record),
+                Some(chunked) => Bytes::from(self.chunked_value(data_key, head, chunked)),
+            };
+            heads.push((decoded.db, decoded.key, head, value));
+        }
+        heads
+    }
+
+    /// Puts a value in chunks together, as plainly as can be.
+    fn chunked_value(&self, data_key: &[u8], head: Head, Chunked { len, bits }: Chunked) -> Vec<u8> {
+        let mut value = vec![0; len as usize];
+        for index in 0..=(len >> bits) as u32 {
+            let chunk_key = chunk::chunk_key(data_key, head.generation.unwrap(), index);
+            if let Some(chunk) = self.0.get(&chunk_key[..]) {
+                let at = (index as usize) << bits;
+                assert!(chunk.len() <= 1 << bits && at + chunk.len() <= value.len(), "a chunk beyond the value");
+                value[at..at + chunk.len()].copy_from_slice(chunk);
+            }
+        }
+        value
+    }
+
+    /// The generations of chunks that are there and belong to no head: those the sweep must know.
+    pub(crate) fn orphans(&self) -> BTreeSet<Vec<u8>> {
+        let span = key::user_span();
+        let mut orphans = BTreeSet::new();
+        for data_key in self.0.range(span.start..span.end).map(|(data_key, _)| data_key) {
+            let decoded = key::decode(data_key).unwrap();
+            if decoded.sub.is_empty() {
+                continue;
+            }
+            let (generation, _) = chunk::decode(decoded.sub).unwrap();
+            let head_key = &data_key[..data_key.len() - decoded.sub.len()];
+            let head = self.0.get(head_key).map(|record| Head::decode(record).unwrap());
+            if head.is_none_or(|head| head.generation != Some(generation)) {
+                orphans.insert(chunk::orphans(head_key, generation));
+            }
+        }
+        orphans
     }
 
     /// The records of the expiry index: deadline, data key.
@@ -93,7 +132,13 @@ impl Data {
         assert_eq!(self.counts(), counts.into_iter().collect::<Vec<_>>(), "key counts");
         indexed.sort();
         let index = self.expiry_index();
+        let is_orphan = |data_key: &[u8]| !key::is_head(data_key).unwrap();
+        let known: BTreeSet<Vec<u8>> = index.iter().map(|(_, key)| key.clone()).filter(|key| is_orphan(key)).collect();
+        for orphan in self.orphans() {
+            assert!(known.contains(&orphan), "chunks that the sweep does not know of");
+        }
         if index_is_exact {
+            let index: Vec<_> = index.into_iter().filter(|(_, key)| !is_orphan(key)).collect();
             assert_eq!(index, indexed, "expiry index");
         } else {
             assert!(indexed.iter().all(|record| index.contains(record)), "a key is not in the expiry index");
@@ -149,10 +194,15 @@ impl Store {
         if matches!(outcome.reply, Reply::Error(_)) {
             assert!(outcome.effects.is_empty() && outcome.versions_used == 0, "an error has no effects");
         }
+        self.apply(stamp, &outcome);
+        outcome
+    }
+
+    /// Applies an entry of one command.
+    pub(crate) fn apply(&mut self, stamp: Stamp, outcome: &Outcome) {
         self.applied = stamp;
         self.last_used = stamp.as_u64() + outcome.versions_used.saturating_sub(1);
         self.data.apply(&outcome.effects);
-        outcome
     }
 
     /// Evaluates without the log.

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use bytes::Bytes;
 use dstore_resp::{Reply, glob_matches_nocase};
 
-use super::connection::{DATABASES, REDIS_VERSION};
+use super::connection::REDIS_VERSION;
 use crate::{NodeStatus, Now};
 
 /// What only the process around a node can know, asked for when INFO needs it.
@@ -78,17 +78,11 @@ pub struct Stats {
 /// Everything INFO prints, gathered by the node.
 pub(crate) struct Report<'a> {
     pub(crate) facts: &'a Facts,
-    pub(crate) stats: Stats,
-    pub(crate) usage: Usage,
     pub(crate) now: Now,
     pub(crate) started_us: u64,
-    pub(crate) clients: usize,
     pub(crate) engine: Vec<(&'static str, String)>,
     pub(crate) status: NodeStatus,
-    pub(crate) log: LogUse,
     pub(crate) inflight_bytes: usize,
-    /// Keys per database.
-    pub(crate) keys: [u64; DATABASES as usize],
 }
 
 const SECTIONS: &[&str] =
@@ -113,7 +107,7 @@ pub(crate) fn info(args: &[Bytes], report: &Report<'_>) -> Reply {
 }
 
 fn section_lines(section: &str, report: &Report<'_>) -> Vec<String> {
-    let Report { facts, stats, usage, .. } = report;
+    let Report { facts, status: NodeStatus { stats, usage, .. }, .. } = report;
     match section {
         "server" => {
             let uptime = report.now.wall_us.saturating_sub(report.started_us) / 1_000_000;
@@ -133,7 +127,7 @@ fn section_lines(section: &str, report: &Report<'_>) -> Vec<String> {
         }
         "clients" => vec![
             "# Clients".to_owned(),
-            format!("connected_clients:{}", report.clients),
+            format!("connected_clients:{}", report.status.clients),
             format!("maxclients:{}", facts.clients_max),
             "blocked_clients:0".to_owned(),
         ],
@@ -169,7 +163,7 @@ fn section_lines(section: &str, report: &Report<'_>) -> Vec<String> {
             ]
         }
         "keyspace" => {
-            let used = report.keys.iter().enumerate().filter(|(_, keys)| **keys > 0);
+            let used = report.status.keys.iter().enumerate().filter(|(_, keys)| **keys > 0);
             let lines = used.map(|(db, keys)| format!("db{db}:keys={keys}"));
             std::iter::once("# Keyspace".to_owned()).chain(lines).collect()
         }
@@ -183,7 +177,7 @@ fn persistence_lines(report: &Report<'_>) -> Vec<String> {
         "loading:0".to_owned(),
         "aof_enabled:1".to_owned(),
         "aof_last_write_status:ok".to_owned(),
-        format!("dstore_log_bytes:{}", report.log.bytes),
+        format!("dstore_log_bytes:{}", report.status.log.bytes),
     ];
     lines.extend(report.engine.iter().map(|(name, value)| format!("dstore_{name}:{value}")));
     lines
@@ -205,7 +199,7 @@ fn raft_lines(report: &Report<'_>) -> Vec<String> {
             format!("raft_log_entries:{}", range.last - range.begin),
         ]);
     }
-    lines.push(format!("raft_log_bytes:{}", report.log.bytes));
+    lines.push(format!("raft_log_bytes:{}", report.status.log.bytes));
     lines.push(format!("raft_members:{}", status.members.len()));
     for (at, member) in status.members.iter().enumerate() {
         let (peer, client) = (&member.peer_address, &member.client_address);

@@ -5,12 +5,13 @@
 //!
 //! ```text
 //! key                        a key: name and type are both `key`
+//! newkey:key2                a key of the second lot (`then` in the table)
 //! NX                         the bare word NX, a "pure token"
 //! seconds:integer            an argument of a type
 //! EX=seconds:integer         the word EX and then the argument
 //! condition(NX|XX)           one of several
 //! pair{key value:string}     several together, a "block"
-//! ...? ...* ...@6.0.0        suffixes, in this order: optional, may repeat, since which version
+//! ...? ...* ...@6.0.0        suffixes, in this order: optional, may repeat (`**`: with its word), since which version
 //! ```
 //!
 //! The text comes from the table alone and a test reads every row, so a mistake in it is a panic.
@@ -28,6 +29,8 @@ pub(super) struct Argument {
     since: Option<&'static str>,
     optional: bool,
     multiple: bool,
+    /// When it repeats, its word does too.
+    multiple_token: bool,
     inner: Vec<Argument>,
 }
 
@@ -96,8 +99,9 @@ impl Parser {
         };
         let optional = self.take('?');
         let multiple = self.take('*');
+        let multiple_token = multiple && self.take('*');
         let since = self.take('@').then(|| self.word());
-        Argument { name: name.to_ascii_lowercase(), kind, token, since, optional, multiple, inner }
+        Argument { name: name.to_ascii_lowercase(), kind, token, since, optional, multiple, multiple_token, inner }
     }
 }
 
@@ -107,12 +111,18 @@ pub(super) fn describe(arguments: &[Argument]) -> Reply {
 }
 
 fn describe_one(argument: &Argument) -> Reply {
+    let key_spec_index = match argument.kind {
+        "key" => Some(0),
+        "key2" => Some(1),
+        _ => None,
+    };
+    let kind = if key_spec_index.is_some() { "key" } else { argument.kind };
     let mut fields = vec![
         (Reply::bulk_static("name"), Reply::Bulk(Bytes::from(argument.name.clone()))),
-        (Reply::bulk_static("type"), Reply::bulk_static(argument.kind)),
+        (Reply::bulk_static("type"), Reply::bulk_static(kind)),
     ];
-    if argument.kind == "key" {
-        fields.push((Reply::bulk_static("key_spec_index"), Reply::Integer(0)));
+    if let Some(index) = key_spec_index {
+        fields.push((Reply::bulk_static("key_spec_index"), Reply::Integer(index)));
     }
     if let Some(token) = argument.token {
         fields.push((Reply::bulk_static("token"), Reply::bulk_static(token)));
@@ -120,8 +130,9 @@ fn describe_one(argument: &Argument) -> Reply {
     if let Some(since) = argument.since {
         fields.push((Reply::bulk_static("since"), Reply::bulk_static(since)));
     }
-    let flags = [(argument.optional, "optional"), (argument.multiple, "multiple")];
-    let flags: Vec<_> = flags.iter().filter(|(set, _)| *set).map(|(_, name)| Reply::Simple(name)).collect();
+    let Argument { optional, multiple, multiple_token, .. } = argument;
+    let flags = [(optional, "optional"), (multiple, "multiple"), (multiple_token, "multiple_token")];
+    let flags: Vec<_> = flags.iter().filter(|(set, _)| **set).map(|(_, name)| Reply::Simple(name)).collect();
     if !flags.is_empty() {
         fields.push((Reply::bulk_static("flags"), Reply::Set(flags)));
     }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Categories, CommandFlags, CommandId, CommandSpec, KeyFlags, KeyPositions, arguments};
+use super::{Categories, CommandId, CommandSpec, KeyFlags, KeyPositions, arguments};
 use crate::Reply;
 use crate::glob::glob_matches_nocase;
 
@@ -67,17 +67,19 @@ fn info(names: &[Bytes]) -> Reply {
 }
 
 fn describe(spec: &'static CommandSpec) -> Reply {
-    let keys = spec.key_positions;
+    let (keys, more) = (spec.key_positions, spec.more_keys);
+    // The old, single specification covers both lots.
+    let last = if more.first == 0 { keys.last } else { more.last };
     Reply::Array(vec![
         Reply::bulk_static(spec.full_name),
         Reply::Integer(spec.arity.into()),
         name_set(spec.flags.names()),
         Reply::Integer(keys.first.into()),
-        Reply::Integer(keys.last.into()),
+        Reply::Integer(last.into()),
         Reply::Integer(keys.step.into()),
         name_set(spec.categories().names()),
         Reply::Set(spec.tips.iter().map(|tip| Reply::bulk_static(tip)).collect()),
-        Reply::Set(describe_keys(keys).into_iter().collect()),
+        Reply::Set(describe_keys(keys).into_iter().chain(describe_keys(more)).collect()),
         describe_subcommands(spec.subcommands()),
     ])
 }
@@ -131,6 +133,11 @@ fn document(spec: &'static CommandSpec) -> Reply {
         (text("group"), text(spec.group.name())),
         (text("complexity"), text(spec.complexity)),
     ];
+    if let Some((since, instead)) = spec.deprecated {
+        fields.push((text("doc_flags"), Reply::Set(vec![Reply::Simple("deprecated")])));
+        fields.push((text("deprecated_since"), text(since)));
+        fields.push((text("replaced_by"), text(instead)));
+    }
     if !spec.arguments.is_empty() {
         fields.push((text("arguments"), arguments::describe(&arguments::parse(spec.arguments))));
     }
@@ -141,7 +148,7 @@ fn document(spec: &'static CommandSpec) -> Reply {
     Reply::Map(fields)
 }
 
-/// `COMMAND LIST [FILTERBY MODULE module | ACLCAT category | PATTERN pattern]`. With a filter, subcommands count too.
+/// `COMMAND LIST [FILTERBY MODULE module | ACLCAT category | PATTERN pattern]`, subcommands included.
 fn list(filter: &[Bytes]) -> Reply {
     let names = |keep: &dyn Fn(&CommandSpec) -> bool| {
         let kept = CommandSpec::all().iter().filter(|spec| keep(spec));
@@ -149,7 +156,7 @@ fn list(filter: &[Bytes]) -> Reply {
     };
     let [filter_by, kind, value] = filter else {
         return match filter {
-            [] => names(&|spec| spec.parent.is_none()),
+            [] => names(&|_| true),
             _ => Reply::error("ERR syntax error"),
         };
     };
@@ -184,21 +191,45 @@ fn get_keys(args: &[Bytes], describe: impl Fn(KeyFlags, &Bytes) -> Reply) -> Rep
         return Reply::error("ERR Invalid number of arguments specified for command");
     }
     let flags = spec.key_flags(args);
-    Reply::Array(spec.keys(args).map(|key| describe(flags, key)).collect())
+    let first = spec.key_positions.select(args).map(|key| describe(flags, key));
+    let more = spec.more_keys.select(args).map(|key| describe(spec.more_keys.flags, key));
+    Reply::Array(first.chain(more).collect())
 }
 
 impl CommandSpec {
-    /// What this request does to its keys: [`KeyPositions::flags`], made precise where they depend on other arguments.
+    /// What this request does to its (first) keys: [`KeyPositions::flags`], made precise where they depend on other
+    /// arguments.
     pub fn key_flags(&self, args: &[Bytes]) -> KeyFlags {
         let flags = self.key_positions.flags;
         if !flags.has(KeyFlags::VARIABLE_FLAGS) {
             return flags;
         }
-        debug_assert!(self.id == CommandId::Set && self.flags.has(CommandFlags::WRITE), "only SET has such flags");
-        if args.iter().skip(3).any(|arg| arg.eq_ignore_ascii_case(b"get")) {
-            KeyFlags::RW.with(KeyFlags::ACCESS).with(KeyFlags::UPDATE)
-        } else {
-            KeyFlags::OW.with(KeyFlags::UPDATE)
+        let given = |words: &[&[u8]], from: usize| {
+            args.iter().skip(from).any(|arg| words.iter().any(|word| arg.eq_ignore_ascii_case(word)))
+        };
+        match self.id {
+            CommandId::Set if given(&[b"get"], 3) => KeyFlags::RW.with(KeyFlags::ACCESS).with(KeyFlags::UPDATE),
+            CommandId::Set => KeyFlags::OW.with(KeyFlags::UPDATE),
+            CommandId::BitField if bitfield_only_reads(args) => KeyFlags::RO.with(KeyFlags::ACCESS),
+            CommandId::BitField => KeyFlags::RW.with(KeyFlags::ACCESS).with(KeyFlags::UPDATE),
+            other => unreachable!("{other:?} has no flags that vary"),
         }
     }
+}
+
+/// Whether every operation of this BITFIELD is a GET, looking where the operations of a right one stand.
+fn bitfield_only_reads(args: &[Bytes]) -> bool {
+    let mut at = 2;
+    while let Some(operation) = args.get(at) {
+        let words = match operation.to_ascii_lowercase().as_slice() {
+            b"get" => 3,
+            b"overflow" => 2,
+            _ => return false,
+        };
+        at += words;
+        if at > args.len() {
+            return false;
+        }
+    }
+    true
 }

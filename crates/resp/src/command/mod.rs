@@ -34,6 +34,8 @@ use crate::Reply;
 pub enum Group {
     /// Strings and numbers.
     String,
+    /// Strings as bits.
+    Bitmap,
     /// Keys of any type.
     Generic,
     /// MULTI, EXEC and their like.
@@ -49,6 +51,7 @@ impl Group {
     pub fn name(self) -> &'static str {
         match self {
             Group::String => "string",
+            Group::Bitmap => "bitmap",
             Group::Generic => "generic",
             Group::Transactions => "transactions",
             Group::Connection => "connection",
@@ -75,6 +78,18 @@ pub struct KeyPositions {
 impl KeyPositions {
     /// A command without keys.
     pub const NONE: KeyPositions = KeyPositions { first: 0, last: 0, step: 0, flags: KeyFlags::NONE, notes: "" };
+
+    /// The keys of a request, in order.
+    fn select(self, args: &[Bytes]) -> impl Iterator<Item = &Bytes> + use<'_> {
+        // A command without keys has first == 0: an empty range.
+        let end = match (self.first, usize::try_from(self.last)) {
+            (0, _) => 0,
+            (_, Ok(last)) => (last + 1).min(args.len()),
+            (_, Err(_)) => (args.len() + 1).saturating_sub(usize::from(self.last.unsigned_abs())),
+        };
+        let start = usize::from(self.first).min(end);
+        args[start..end].iter().step_by(usize::from(self.step).max(1))
+    }
 }
 
 /// One row of the command table.
@@ -92,6 +107,8 @@ pub struct CommandSpec {
     pub own_categories: Categories,
     /// Where its keys are.
     pub key_positions: KeyPositions,
+    /// More keys, which it treats in another way: RENAME's new name, the sources of BITOP. They stand behind the others.
+    pub more_keys: KeyPositions,
     /// Documentation group.
     pub group: Group,
     /// The Redis version that brought it; for our own commands, our version.
@@ -100,6 +117,8 @@ pub struct CommandSpec {
     pub complexity: &'static str,
     /// One sentence on what it does.
     pub summary: &'static str,
+    /// Since which version of Redis there is something better, and what.
+    pub deprecated: Option<(&'static str, &'static str)>,
     /// Its arguments, in the notation that the `arguments` module reads for `COMMAND DOCS`.
     pub arguments: &'static str,
     /// Hints for clients and proxies.
@@ -155,15 +174,7 @@ impl CommandSpec {
 
     /// The keys of a request for this command, in order.
     pub fn keys<'a>(&self, args: &'a [Bytes]) -> impl Iterator<Item = &'a Bytes> + use<'a> {
-        let KeyPositions { first, last, step, .. } = self.key_positions;
-        // A command without keys has first == 0: an empty range.
-        let end = match (first, usize::try_from(last)) {
-            (0, _) => 0,
-            (_, Ok(last)) => (last + 1).min(args.len()),
-            (_, Err(_)) => (args.len() + 1).saturating_sub(usize::from(last.unsigned_abs())),
-        };
-        let start = usize::from(first).min(end);
-        args[start..end].iter().step_by(usize::from(step).max(1))
+        self.key_positions.select(args).chain(self.more_keys.select(args))
     }
 
     /// The answer to a request with the wrong number of arguments. EXEC, then, discards the transaction and says so.

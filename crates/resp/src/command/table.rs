@@ -1,8 +1,8 @@
 //! The rows of the command table, and the look-up from a name to its row.
 //!
 //! A row reads: id, name, arity, command flags, categories that do not follow from those flags, keys (first, last,
-//! step: key flags), documentation (group, since, complexity, summary), arguments (in the notation of the module
-//! `arguments`), tips. A subcommand follows its container directly. Adding a command is adding a row: the id, the
+//! step: key flags; `then` a second lot of keys, used in another way), documentation (group, since, complexity,
+//! summary), since when and what to use `instead`, arguments (in the notation of the module `arguments`), tips. A subcommand follows its container directly. Adding a command is adding a row: the id, the
 //! look-up and `COMMAND` follow, and the compiler then names every `match` that must learn of it.
 
 use super::flags::{Categories, CommandFlags, KeyFlags};
@@ -12,7 +12,9 @@ macro_rules! commands {
     ($(
         $id:ident $name:literal $arity:literal [$($flag:ident)*] @[$($category:ident)*]
         $(keys($first:literal, $last:literal, $step:literal: $($key_flag:ident)* $(, $notes:literal)?))?
+        $(then($first2:literal, $last2:literal, $step2:literal: $($key_flag2:ident)*))?
         in $group:ident($since:literal, $complexity:literal, $summary:literal)
+        $(instead($instead_since:literal, $instead:literal))?
         $(args($($arguments:literal),*))?
         $(tips($($tip:literal),*))?;
     )*) => {
@@ -33,10 +35,12 @@ macro_rules! commands {
             flags: CommandFlags::NONE$(.with(CommandFlags::$flag))*,
             own_categories: Categories::NONE$(.with(Categories::$category))*,
             key_positions: commands!(@keys $($first, $last, $step; $($key_flag)*; $($notes)?)?),
+            more_keys: commands!(@keys $($first2, $last2, $step2; $($key_flag2)*;)?),
             group: Group::$group,
             since: $since,
             complexity: $complexity,
             summary: $summary,
+            deprecated: commands!(@deprecated $($instead_since, $instead)?),
             arguments: concat!($($($arguments),*)?),
             tips: &[$($($tip),*)?],
             parent: PARENTS[CommandId::$id as usize],
@@ -45,6 +49,8 @@ macro_rules! commands {
         const NAMES: [&str; COMMAND_COUNT] = [$($name),*];
         const IDS: [CommandId; COMMAND_COUNT] = [$(CommandId::$id),*];
     };
+    (@deprecated) => { None };
+    (@deprecated $since:literal, $instead:literal) => { Some(($since, $instead)) };
     (@keys) => { KeyPositions::NONE };
     (@keys $first:literal, $last:literal, $step:literal; $($key_flag:ident)*; $($notes:literal)?) => {
         KeyPositions {
@@ -117,6 +123,59 @@ commands! {
         in String("2.6.0", "O(1)", "Adds to the floating-point number a key holds")
         args("key increment:double");
 
+    SetEx "setex" 4 [WRITE DENYOOM] @[STRING] keys(1, 1, 1: OW UPDATE)
+        in String("2.0.0", "O(1)", "Sets the value of a key, which expires after some seconds")
+        args("key seconds:integer value:string");
+    PSetEx "psetex" 4 [WRITE DENYOOM] @[STRING] keys(1, 1, 1: OW UPDATE)
+        in String("2.6.0", "O(1)", "Sets the value of a key, which expires after some milliseconds")
+        args("key milliseconds:integer value:string");
+    GetSet "getset" 3 [WRITE DENYOOM FAST] @[STRING] keys(1, 1, 1: RW ACCESS UPDATE)
+        in String("1.0.0", "O(1)", "Sets the value of a key and gives the one before")
+        instead("6.2.0", "`SET` with the `!GET` argument")
+        args("key value:string");
+    GetRange "getrange" 4 [READONLY] @[STRING] keys(1, 1, 1: RO ACCESS)
+        in String("2.4.0", "O(N) in the length of the part", "Gives part of the value of a key")
+        args("key start:integer end:integer");
+    SubStr "substr" 4 [READONLY] @[STRING] keys(1, 1, 1: RO ACCESS)
+        in String("1.0.0", "O(N) in the length of the part", "Gives part of the value of a key; the same as GETRANGE")
+        instead("2.0.0", "`GETRANGE`")
+        args("key start:integer end:integer");
+    SetRange "setrange" 4 [WRITE DENYOOM] @[STRING] keys(1, 1, 1: RW UPDATE)
+        in String("2.2.0", "O(N) in the length of the part", "Overwrites part of the value of a key")
+        args("key offset:integer value:string");
+    Lcs "lcs" -3 [READONLY] @[STRING] keys(1, 2, 1: RO ACCESS)
+        in String("7.0.0", "O(N*M) in the lengths of the two values", "Finds the longest common subsequence")
+        args("key1:key key2:key LEN? IDX? MINMATCHLEN=len:integer? WITHMATCHLEN?");
+
+    // Bits.
+    SetBit "setbit" 4 [WRITE DENYOOM] @[BITMAP] keys(1, 1, 1: RW ACCESS UPDATE)
+        in Bitmap("2.2.0", "O(1)", "Sets or clears a bit of the value of a key")
+        args("key offset:integer value:integer");
+    GetBit "getbit" 3 [READONLY FAST] @[BITMAP] keys(1, 1, 1: RO ACCESS)
+        in Bitmap("2.2.0", "O(1)", "Gives a bit of the value of a key")
+        args("key offset:integer");
+    BitCount "bitcount" -2 [READONLY] @[BITMAP] keys(1, 1, 1: RO ACCESS)
+        in Bitmap("2.6.0", "O(N) in the length of the range", "Counts the bits that are set in the value of a key")
+        args("key index{start:integer end:integer index_unit(BYTE|BIT)?@7.0.0}?");
+    BitPos "bitpos" -3 [READONLY] @[BITMAP] keys(1, 1, 1: RO ACCESS)
+        in Bitmap("2.8.7", "O(N) in the length of the range", "Finds the first bit that is set, or clear")
+        args("key bit:integer index{start:integer end_index{end:integer index_unit(BYTE|BIT)?@7.0.0}?}?");
+    BitOp "bitop" -4 [WRITE DENYOOM] @[BITMAP] keys(2, 2, 1: OW UPDATE) then(3, -1, 1: RO ACCESS)
+        in Bitmap("2.6.0", "O(N) in the length of all values", "Combines values bit by bit and stores the result")
+        args("operation:string destkey:key key:key2*");
+    BitField "bitfield" -2 [WRITE DENYOOM] @[BITMAP]
+        keys(1, 1, 1: RW ACCESS UPDATE VARIABLE_FLAGS, "This command allows both access and modification of the key")
+        in Bitmap("3.2.0", "O(1) for each operation", "Reads and writes integers of any width in the value of a key")
+        args(
+            "key operation(GET=encoding_offset{encoding:string offset:integer}|",
+            "write{OVERFLOW=wrap_sat_fail(WRAP|SAT|FAIL)? write_operation(",
+            "SET=encoding_offset_value{encoding:string offset:integer value:integer}|",
+            "INCRBY=encoding_offset_increment{encoding:string offset:integer increment:integer})})?*"
+        );
+    BitFieldRo "bitfield_ro" -2 [READONLY FAST] @[BITMAP] keys(1, 1, 1: RO ACCESS)
+        in Bitmap("6.0.0", "O(1) for each operation", "Reads integers of any width in the value of a key")
+        args("key GET=encoding_offset{encoding:string offset:integer}?**");
+
     // Keys.
     Del "del" -2 [WRITE] @[KEYSPACE] keys(1, -1, 1: RM DELETE)
         in Generic("1.0.0", "O(N) in the number of keys", "Deletes keys")
@@ -162,6 +221,55 @@ commands! {
     Persist "persist" 2 [WRITE FAST] @[KEYSPACE] keys(1, 1, 1: RW UPDATE)
         in Generic("2.2.0", "O(1)", "Removes the expiry of a key")
         args("key");
+    Rename "rename" 3 [WRITE] @[KEYSPACE] keys(1, 1, 1: RW ACCESS DELETE) then(2, 2, 1: OW UPDATE)
+        in Generic("1.0.0", "O(N) in the length of the value", "Gives a key another name")
+        args("key newkey:key2");
+    RenameNx "renamenx" 3 [WRITE FAST] @[KEYSPACE] keys(1, 1, 1: RW ACCESS DELETE) then(2, 2, 1: OW INSERT)
+        in Generic("1.0.0", "O(N) in the length of the value", "Gives a key another name, unless that one exists")
+        args("key newkey:key2");
+    Copy "copy" -3 [WRITE DENYOOM] @[KEYSPACE] keys(1, 1, 1: RO ACCESS) then(2, 2, 1: OW UPDATE)
+        in Generic("6.2.0", "O(N) in the length of the value", "Copies a key")
+        args("source:key destination:key2 DB=destination-db:integer? REPLACE?");
+    Move "move" 3 [WRITE FAST] @[KEYSPACE] keys(1, 1, 1: RW ACCESS UPDATE)
+        in Generic("1.0.0", "O(N) in the length of the value", "Moves a key to another database")
+        args("key db:integer");
+    Touch "touch" -2 [READONLY FAST] @[KEYSPACE] keys(1, -1, 1: RO)
+        in Generic("3.2.1", "O(N) in the number of keys", "Counts how many of the given keys exist")
+        args("key*")
+        tips("request_policy:multi_shard", "response_policy:agg_sum");
+    RandomKey "randomkey" 1 [READONLY] @[KEYSPACE]
+        in Generic("1.0.0", "O(1)", "Gives some key")
+        tips("request_policy:all_shards", "nondeterministic_output");
+    Object "object" -2 [] @[]
+        in Generic("2.2.3", "Depends on the subcommand", "Holds the commands about how values are stored");
+    ObjectEncoding "object|encoding" 3 [READONLY] @[KEYSPACE] keys(2, 2, 1: RO)
+        in Generic("2.2.3", "O(1)", "Names the encoding that Redis would store the value in")
+        args("key")
+        tips("nondeterministic_output");
+    ObjectFreq "object|freq" 3 [READONLY] @[KEYSPACE] keys(2, 2, 1: RO)
+        in Generic("4.0.0", "O(1)", "Tells how often a key is used, were that counted")
+        args("key")
+        tips("nondeterministic_output");
+    ObjectHelp "object|help" 2 [LOADING STALE] @[KEYSPACE]
+        in Generic("6.2.0", "O(1)", "Explains the subcommands");
+    ObjectIdleTime "object|idletime" 3 [READONLY] @[KEYSPACE] keys(2, 2, 1: RO)
+        in Generic("2.2.3", "O(1)", "Tells for how many seconds a key has not been written")
+        args("key")
+        tips("nondeterministic_output");
+    ObjectRefCount "object|refcount" 3 [READONLY] @[KEYSPACE] keys(2, 2, 1: RO)
+        in Generic("2.2.3", "O(1)", "Tells how many references Redis would hold to the value")
+        args("key")
+        tips("nondeterministic_output");
+    Dump "dump" 2 [READONLY] @[KEYSPACE] keys(1, 1, 1: RO ACCESS)
+        in Generic("2.6.0", "O(N) in the length of the value", "Gives the value of a key in the form RESTORE takes")
+        args("key")
+        tips("nondeterministic_output");
+    Restore "restore" -4 [WRITE DENYOOM] @[KEYSPACE DANGEROUS] keys(1, 1, 1: OW UPDATE)
+        in Generic("2.6.0", "O(N) in the length of the value", "Makes a key of what DUMP gave")
+        args(
+            "key ttl:integer serialized-value:string REPLACE?@3.0.0 ABSTTL?@5.0.0 ",
+            "IDLETIME=seconds:integer?@5.0.0 FREQ=frequency:integer?@5.0.0"
+        );
     Scan "scan" -2 [READONLY] @[KEYSPACE]
         in Generic("2.8.0", "O(1) for a call, O(N) for all keys", "Walks the keys in small steps")
         args("cursor:integer MATCH=pattern:pattern? COUNT=count:integer? TYPE=type:string?@6.0.0")

@@ -141,7 +141,7 @@ mod tests {
             "GET /\r\n\r\n",
             "GET / HTTP/2\r\n\r\n",
             "GET  / HTTP/1.1\r\n\r\n",
-            "GET http://a/ HTTP/1.1\r\n\r\n",
+            "GET http://localhost/ HTTP/1.1\r\n\r\n",
             "GET / HTTP/1.1\r\nno colon\r\n\r\n",
             "GET / HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello",
             "GET / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",

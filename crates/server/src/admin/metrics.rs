@@ -9,7 +9,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::snapshot::{Role, Snapshot};
+use super::snapshot::Snapshot;
 
 /// What the text is.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -40,7 +40,7 @@ fn process(page: &mut Page<'_>, snapshot: &Snapshot) -> Result<(), Error> {
     let who = [("version", snapshot.version), ("cluster", &*snapshot.cluster), ("node", &*snapshot.node)];
     page.gauges("node_info", "Always 1: who the node is", None, [(who, 1)])?;
     page.gauge("ready", "1 when clients can be sent here", None, u64::from(snapshot.readiness().is_ok()))?;
-    page.gauge("uptime", "Since the start of the process", Some(Unit::Seconds), snapshot.uptime_s)?;
+    page.gauge("uptime", "Since the node began to serve", Some(Unit::Seconds), snapshot.uptime_s)?;
     page.gauge("incarnation", "How often the node was started", None, snapshot.incarnation)?;
     page.gauge("memory_resident", "Resident memory of the process", Some(Unit::Bytes), snapshot.resident_bytes)?;
     let seconds = |us: u64| us as f64 / 1e6;
@@ -51,6 +51,7 @@ fn process(page: &mut Page<'_>, snapshot: &Snapshot) -> Result<(), Error> {
 
 fn clients(page: &mut Page<'_>, snapshot: &Snapshot) -> Result<(), Error> {
     page.gauge("clients", "Clients connected", None, snapshot.clients)?;
+    page.gauge("requests_held", "Requests that wait for a leader to take them", None, snapshot.requests_held)?;
     page.counter("connections", "Clients accepted", None, snapshot.connections_total)?;
     page.counter("commands", "Commands executed, those inside of EXEC included", None, snapshot.commands_total)?;
     page.counter("command_errors", "Replies that were errors", None, snapshot.errors_total)?;
@@ -61,18 +62,20 @@ fn clients(page: &mut Page<'_>, snapshot: &Snapshot) -> Result<(), Error> {
 }
 
 fn raft(page: &mut Page<'_>, snapshot: &Snapshot) -> Result<(), Error> {
-    page.gauge("log_size", "The log on disk", Some(Unit::Bytes), snapshot.log_bytes)?;
+    page.gauge("log_size", "The log's files on disk", Some(Unit::Bytes), snapshot.log_bytes)?;
+    page.gauge("log_entries", "Entries in the log's files", None, snapshot.log_entries)?;
     let ranges: Vec<(String, _)> = snapshot.ranges.iter().map(|range| (range.range.to_string(), range)).collect();
     let mut each = |name, help, value: fn(&super::RangeSnapshot) -> u64| {
         let values = ranges.iter().map(|(label, range)| ([("range", &**label)], value(range)));
         page.gauges(name, help, None, values)
     };
-    each("raft_is_leader", "1 where the node leads the range", |range| u64::from(range.role == Role::Leader))?;
+    each("raft_is_leader", "1 where the node leads the range", |range| u64::from(range.role == "leader"))?;
     each("raft_has_leader", "1 where a leader is known", |range| u64::from(range.leader.is_some()))?;
     each("raft_term", "Term of the range", |range| range.term)?;
     each("raft_commit_index", "Entry up to which the range is decided, as the node knows", |range| range.commit)?;
     each("raft_applied_index", "Entry up to which the range is applied", |range| range.applied)?;
     each("raft_last_index", "Last entry of the log", |range| range.last)?;
+    each("raft_durable_index", "Last entry of the log that is on the disk", |range| range.durable)?;
     each("raft_begin_index", "Entry after which the log begins", |range| range.log_begin)?;
     let peers = snapshot.members.iter().map(|member| {
         let labels = [("node", &*member.node), ("address", &*member.peer_address)];
@@ -151,14 +154,16 @@ mod tests {
     }
 
     #[test]
-    fn every_metric_has_a_help_text_and_the_prefix() {
+    fn every_metric_has_a_help_text_and_the_prefix_and_is_documented() {
         let page = encode(&sample());
+        let documentation = include_str!("../../../../docs/operations.md");
         for line in page.lines().filter(|line| *line != "# EOF") {
             let words: Vec<&str> = line.splitn(4, ' ').collect();
             if line.starts_with('#') {
                 assert!(words[2].starts_with("dstore_") && words.len() == 4 && !words[3].is_empty(), "{line}");
             } else {
-                assert!(line.starts_with("dstore_"), "{line}");
+                let name = line.split(['{', ' ']).next().unwrap();
+                assert!(documentation.contains(&format!("`{name}`")), "docs/operations.md says nothing of {name}");
             }
         }
     }

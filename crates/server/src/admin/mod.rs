@@ -22,8 +22,7 @@ use std::time::Duration;
 use dstore_net::{Address, Application, ConnectionConfig, Context, Decoded, ListenerConfig, ListenerId, Net, Protocol};
 
 use self::http::{HEAD_BYTES_MAX, Refusal, Request, Response};
-#[allow(unused_imports)] // its snapshot comes with the peers
-pub use self::snapshot::{MemberSnapshot, RangeSnapshot, Role, Snapshot};
+pub use self::snapshot::{MemberSnapshot, RangeSnapshot, Snapshot};
 
 /// A watcher that says nothing for so long is forgotten; scrapers come every few seconds to a minute.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(120);

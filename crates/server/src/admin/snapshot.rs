@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub fatal: Option<String>,
     /// Clients connected.
     pub clients: u64,
+    /// Clients' requests that wait for a leader to take them.
+    pub requests_held: u64,
     /// Clients accepted since the start.
     pub connections_total: u64,
     /// Commands executed since the start, those inside of EXEC included.
@@ -42,8 +44,10 @@ pub struct Snapshot {
     pub cpu_user_us: u64,
     /// Processor time in the kernel since the start.
     pub cpu_system_us: u64,
-    /// The log on disk.
+    /// The log's files on disk.
     pub log_bytes: u64,
+    /// Entries in them.
+    pub log_entries: u64,
     /// The Raft groups the node is in. The one of user data decides whether it is ready.
     pub ranges: Vec<RangeSnapshot>,
     /// The nodes of the cluster.
@@ -57,8 +61,8 @@ pub struct RangeSnapshot {
     pub range: u64,
     /// Whether it holds user data.
     pub is_user: bool,
-    /// The node's part.
-    pub role: Role,
+    /// The node's part: `leader`, `follower` or `candidate`.
+    pub role: &'static str,
     /// Its term.
     pub term: u64,
     /// The leader it knows, 16 hexadecimal digits.
@@ -69,21 +73,10 @@ pub struct RangeSnapshot {
     pub applied: u64,
     /// The last entry of its log.
     pub last: u64,
+    /// The last entry of its log that is on its disk.
+    pub durable: u64,
     /// The entry after which its log begins.
     pub log_begin: u64,
-}
-
-/// The part of a node in a term.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// It follows.
-    #[default]
-    Follower,
-    /// It asks for votes, or whether it would get them.
-    Candidate,
-    /// It leads.
-    Leader,
 }
 
 /// Another node, or this one, as this one knows it.
@@ -137,12 +130,13 @@ pub(super) fn sample() -> Snapshot {
     let range = |range, is_user| RangeSnapshot {
         range,
         is_user,
-        role: Role::Follower,
+        role: "follower",
         term: 7,
         leader: Some("0000000000000002".to_owned()),
         commit: 5000,
         applied: 4990,
         last: 5001,
+        durable: 5000,
         log_begin: 10,
     };
     let member = |node: u64| MemberSnapshot {

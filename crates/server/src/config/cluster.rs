@@ -87,7 +87,7 @@ impl ClusterConfig {
             secret_file,
             request_timeout: ms("request_timeout_ms", settings.request_timeout_ms, 5000, 100, 600_000)?,
             // Below this, an ordinary pause of a shared machine would cost a leader.
-            election_timeout: ms("election_timeout_ms", settings.election_timeout_ms, 1000, 100, 60_000)?,
+            election_timeout: ms("election_timeout_ms", settings.election_timeout_ms, 700, 100, 60_000)?,
             reads: settings.reads.unwrap_or(Reads::Lease),
             follower_reads: settings.follower_reads.unwrap_or(false),
         })
@@ -246,9 +246,9 @@ mod tests {
         let config = resolve("").unwrap();
         assert_eq!(config.peers, []);
         assert_eq!(config.request_timeout, Duration::from_secs(5));
-        assert_eq!(config.election_timeout, Duration::from_secs(1));
-        assert_eq!(config.heartbeat_interval(), Duration::from_millis(100));
-        assert_eq!(config.lease(), Duration::from_millis(500));
+        assert_eq!(config.election_timeout, Duration::from_millis(700));
+        assert_eq!(config.heartbeat_interval(), Duration::from_millis(70));
+        assert_eq!(config.lease(), Duration::from_millis(350));
         assert_eq!((config.reads, config.follower_reads), (Reads::Lease, false));
     }
 

@@ -78,7 +78,7 @@ pub struct Settings {
     #[arg(long, value_name = "MS", help_heading = CLUSTER)]
     pub request_timeout_ms: Option<u64>,
 
-    /// How long a leader may be silent before another is elected; the same on all nodes. [default: 1000]
+    /// How long a leader may be silent before another is elected; the same on all nodes. [default: 700]
     #[arg(long, value_name = "MS", help_heading = CLUSTER)]
     pub election_timeout_ms: Option<u64>,
 

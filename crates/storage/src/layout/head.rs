@@ -1,10 +1,11 @@
 //! [`Head`]: the fixed part of a head record, which says what a key is.
 //!
 //! ```text
-//! kind (u8) | flags (u8) | version (u64) | [expires at, ms (u64)] | [generation (u64)] | value ...
+//! kind (u8) | flags (u8) | version (u64) | [expires at, ms (u64)] | [generation (u64)] | [length (u64) | chunk bits (u8)] | value ...
 //! ```
 //!
-//! Ten bytes in front of the value of a plain string. An optional field is there if its flag is.
+//! Ten bytes in front of the value of a plain string. An optional field is there if its flag is. A string in chunks has
+//! no value here: it is in the sub-records of its generation (see [`chunk`](super::chunk)).
 
 use bytes::{Buf, Bytes};
 
@@ -12,7 +13,7 @@ use bytes::{Buf, Bytes};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
-    /// A string, whole behind the head.
+    /// A string, whole behind the head or in chunks.
     String = 0x01,
 }
 
@@ -27,11 +28,31 @@ impl Kind {
 
 const FLAG_EXPIRES: u8 = 0b001;
 const FLAG_GENERATION: u8 = 0b010;
-/// The value is in sub-records. Reserved for large strings; nothing writes it yet, so it is refused.
+/// The value is in sub-records; goes with a generation.
 const FLAG_CHUNKED: u8 = 0b100;
 
 /// Kind, flags and version.
 const FIXED_BYTES: usize = 10;
+
+/// Length and chunk bits.
+const CHUNKED_BYTES: usize = 9;
+
+/// A string whose value is in chunks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunked {
+    /// Bytes of the value.
+    pub len: u64,
+    /// A chunk covers `1 << bits` bytes of the value.
+    pub bits: u8,
+}
+
+impl Chunked {
+    /// Bounds of [`Chunked::bits`]: a chunk covers 1 KiB to 1 GiB.
+    pub const BITS: std::ops::RangeInclusive<u8> = 10..=30;
+
+    /// Longest value: far beyond what any setting allows, and chunk indexes fit.
+    pub const LEN_MAX: u64 = 1 << 32;
+}
 
 /// What a head record says before its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +63,10 @@ pub struct Head {
     pub version: u64,
     /// When the key expires, milliseconds since the Unix epoch.
     pub expires_at_ms: Option<u64>,
-    /// Which incarnation the sub-records of a collection belong to.
+    /// Which incarnation the sub-records belong to: the version of the write that began it.
     pub generation: Option<u64>,
+    /// The value is in sub-records. Then there is a generation, and nothing behind the head.
+    pub chunked: Option<Chunked>,
 }
 
 /// What is wrong with a head record.
@@ -66,25 +89,33 @@ pub enum HeadError {
     /// Version 0 means absent and is never stored.
     #[error("version 0 in a head record")]
     VersionZero,
+    /// A value in chunks without a generation, of an impossible length or chunk size, or with a value behind its head.
+    #[error("impossible chunks in a head record")]
+    Chunks,
 }
 
 impl Head {
     /// A plain string.
     pub fn string(version: u64, expires_at_ms: Option<u64>) -> Head {
-        Head { kind: Kind::String, version, expires_at_ms, generation: None }
+        Head { kind: Kind::String, version, expires_at_ms, generation: None, chunked: None }
     }
 
     /// The whole record.
     ///
     /// # Panics
-    /// If the version is 0.
+    /// If the version is 0, or if the value is in chunks and one is given here.
     pub fn encode(&self, value: &[u8]) -> Bytes {
         assert!(self.version != 0, "a record needs a version");
+        assert!(self.chunked.is_none() || (self.generation.is_some() && value.is_empty()), "chunks belong elsewhere");
         let mut out = Vec::with_capacity(self.encoded_len() + value.len());
         out.extend_from_slice(&[self.kind as u8, self.flags()]);
         out.extend_from_slice(&self.version.to_be_bytes());
         for field in [self.expires_at_ms, self.generation].into_iter().flatten() {
             out.extend_from_slice(&field.to_be_bytes());
+        }
+        if let Some(Chunked { len, bits }) = self.chunked {
+            out.extend_from_slice(&len.to_be_bytes());
+            out.push(bits);
         }
         debug_assert_eq!(out.len(), self.encoded_len());
         out.extend_from_slice(value);
@@ -102,10 +133,10 @@ impl Head {
             0x01 => Kind::String,
             unknown => return Err(HeadError::UnknownKind(unknown)),
         };
-        if flags & !(FLAG_EXPIRES | FLAG_GENERATION) != 0 {
+        if flags & !(FLAG_EXPIRES | FLAG_GENERATION | FLAG_CHUNKED) != 0 {
             return Err(HeadError::UnknownFlags(flags));
         }
-        let needed = FIXED_BYTES + 8 * flags.count_ones() as usize;
+        let needed = len_with(flags);
         let mut field = || {
             let (bytes, after) = rest.split_first_chunk::<8>().ok_or(truncated(needed))?;
             rest = after;
@@ -114,15 +145,26 @@ impl Head {
         let version = field()?;
         let expires_at_ms = if flags & FLAG_EXPIRES != 0 { Some(field()?) } else { None };
         let generation = if flags & FLAG_GENERATION != 0 { Some(field()?) } else { None };
+        let mut chunked = None;
+        if flags & FLAG_CHUNKED != 0 {
+            let len = field()?;
+            let [bits] = *rest else {
+                return Err(if rest.is_empty() { truncated(needed) } else { HeadError::Chunks });
+            };
+            if generation.is_none() || !Chunked::BITS.contains(&bits) || len > Chunked::LEN_MAX {
+                return Err(HeadError::Chunks);
+            }
+            chunked = Some(Chunked { len, bits });
+        }
         if version == 0 {
             return Err(HeadError::VersionZero);
         }
-        Ok(Head { kind, version, expires_at_ms, generation })
+        Ok(Head { kind, version, expires_at_ms, generation, chunked })
     }
 
     /// Bytes in front of the value.
     pub fn encoded_len(&self) -> usize {
-        FIXED_BYTES + 8 * self.flags().count_ones() as usize
+        len_with(self.flags())
     }
 
     /// The value of the record that this head was decoded from, sharing its memory.
@@ -144,11 +186,16 @@ impl Head {
     fn flags(&self) -> u8 {
         let expires = if self.expires_at_ms.is_some() { FLAG_EXPIRES } else { 0 };
         let generation = if self.generation.is_some() { FLAG_GENERATION } else { 0 };
-        expires | generation
+        let chunked = if self.chunked.is_some() { FLAG_CHUNKED } else { 0 };
+        expires | generation | chunked
     }
 }
 
-const _: () = assert!(FLAG_CHUNKED & (FLAG_EXPIRES | FLAG_GENERATION) == 0);
+/// Bytes of a head with these flags.
+fn len_with(flags: u8) -> usize {
+    let words = 8 * (flags & (FLAG_EXPIRES | FLAG_GENERATION)).count_ones() as usize;
+    FIXED_BYTES + words + if flags & FLAG_CHUNKED != 0 { CHUNKED_BYTES } else { 0 }
+}
 
 #[cfg(test)]
 mod tests {
@@ -160,17 +207,22 @@ mod tests {
         assert_eq!(&plain[..], b"\x01\x00\0\0\0\0\0\0\x01\x02v");
         let full = Head { generation: Some(9), ..Head::string(7, Some(0x0A0B)) }.encode(b"");
         assert_eq!(&full[..], b"\x01\x03\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\x0a\x0b\0\0\0\0\0\0\0\x09");
+        let chunked = Some(Chunked { len: 0x0203, bits: 14 });
+        let large = Head { generation: Some(9), chunked, ..Head::string(7, None) }.encode(b"");
+        assert_eq!(&large[..], b"\x01\x06\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\0\x09\0\0\0\0\0\0\x02\x03\x0e");
     }
 
     #[test]
     fn every_shape_survives_the_round_trip() {
         for expires_at_ms in [None, Some(0), Some(u64::MAX)] {
-            for generation in [None, Some(5)] {
-                let head = Head { kind: Kind::String, version: 1, expires_at_ms, generation };
-                let record = head.encode(b"value");
+            let chunks = Some(Chunked { len: Chunked::LEN_MAX, bits: 30 });
+            for (generation, chunked) in [(None, None), (Some(5), None), (Some(5), chunks)] {
+                let head = Head { kind: Kind::String, version: 1, expires_at_ms, generation, chunked };
+                let value = if chunked.is_some() { &b""[..] } else { b"value" };
+                let record = head.encode(value);
                 assert_eq!(Head::decode(&record), Ok(head));
-                assert_eq!(&head.value(&record)[..], b"value");
-                assert_eq!(&head.into_value(record.clone())[..], b"value");
+                assert_eq!(&head.value(&record)[..], value);
+                assert_eq!(&head.into_value(record.clone())[..], value);
                 for cut in 0..head.encoded_len() {
                     assert!(
                         matches!(Head::decode(&record[..cut]), Err(HeadError::Truncated { len, .. }) if len == cut)
@@ -186,8 +238,16 @@ mod tests {
         record[0] = 0x09;
         assert_eq!(Head::decode(&record), Err(HeadError::UnknownKind(9)));
         record[0] = 0x01;
-        record[1] = FLAG_CHUNKED;
-        assert_eq!(Head::decode(&record), Err(HeadError::UnknownFlags(FLAG_CHUNKED)));
+        record[1] = 0b1000;
+        assert_eq!(Head::decode(&record), Err(HeadError::UnknownFlags(0b1000)));
+        let large =
+            |bits| Head { generation: Some(9), chunked: Some(Chunked { len: 1, bits }), ..Head::string(7, None) };
+        assert_eq!(Head::decode(&large(9).encode(b"")), Err(HeadError::Chunks));
+        assert_eq!(Head::decode(&large(31).encode(b"")), Err(HeadError::Chunks));
+        assert_eq!(Head::decode(&[&large(14).encode(b"")[..], b"v"].concat()), Err(HeadError::Chunks));
+        let mut without_generation = Head::string(7, None).encode(b"\0\0\0\0\0\0\0\x01\x0e").to_vec();
+        without_generation[1] = FLAG_CHUNKED;
+        assert_eq!(Head::decode(&without_generation), Err(HeadError::Chunks));
         assert_eq!(Head::decode(&[1, 0, 0, 0, 0, 0, 0, 0, 0, 0]), Err(HeadError::VersionZero));
     }
 

@@ -11,7 +11,8 @@
 //!
 //! The expiry index has one record for each key with an expiry, written and removed with the key's head record. It may
 //! also have stale records (a FLUSHDB leaves those of its database behind), so it is *advisory*: whoever reads it must
-//! look at the head. The count includes keys that have expired and are not yet swept.
+//! look at the head. Its data key is that of a head, or what [`orphans`](super::chunk::orphans) gives: chunks that nobody
+//! needs any more, to be removed from that time on. The count includes keys that have expired and are not yet swept.
 
 use std::ops::Range;
 

@@ -6,7 +6,7 @@
 //! ```text
 //! 0x01 | range id (u64 BE) | field ...                        range-local           [`local`]
 //! 0x02 | table | id                                            system                [`system`]
-//! 0x03 | db (u8) | escaped user key | 0x00 0x01 | sub ...     user data             [`key`]
+//! 0x03 | db (u8) | escaped user key | 0x00 0x01 | sub ...     user data             [`key`], [`chunk`]
 //! 0x04 | ...                                                  transactions, reserved
 //! ```
 //!
@@ -18,13 +18,14 @@
 //! - a decoder accepts nothing an encoder cannot have written: what it does not know it refuses with an error that
 //!   names the place, because the alternative is a wrong answer.
 
+pub mod chunk;
 mod head;
 pub mod key;
 pub mod local;
 mod stamp;
 pub mod system;
 
-pub use head::{Head, HeadError, Kind};
+pub use head::{Chunked, Head, HeadError, Kind};
 pub use key::{KeyBuf, KeyError, UserKey};
 pub use stamp::Stamp;
 
