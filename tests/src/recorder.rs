@@ -1,6 +1,6 @@
 //! Clients that append and read through chosen nodes of a cluster, and write down all that they did and saw.
 //!
-//! Each list is a string value to which tokens of [`TOKEN_BYTES`] hexadecimal digits are appended, no token twice. Beside
+//! Each list is a string value to which tokens of `TOKEN_BYTES` hexadecimal digits are appended, no token twice. Beside
 //! single appends and reads there are blocks (MULTI ... EXEC) over several lists. A client has one connection to one node,
 //! makes one request at a time, and tells apart what became of it:
 //!
@@ -10,7 +10,7 @@
 //!
 //! Any other error is a failure of the test. What was recorded is judged by [`crate::verdict`].
 //!
-//! Each recorder has lists of its own, so histories may follow each other on one cluster. Lists are left behind when they have [`LIST_TOKENS_MAX`] tokens, so that histories grow with the number of requests and
+//! Each recorder has lists of its own, so histories may follow each other on one cluster. Lists are left behind when they have `LIST_TOKENS_MAX` tokens, so that histories grow with the number of requests and
 //! not with its square.
 
 use std::collections::BTreeMap;

@@ -1,5 +1,7 @@
 //! Side by side against peers: what a stock benchmark measured, and how it is put beside another's.
 
+pub mod usage;
+
 use std::process::Command;
 
 use dstore_testkit::process::{Server, run};
@@ -63,6 +65,17 @@ pub fn median(runs: &[Figures]) -> Figures {
     sorted[sorted.len() / 2]
 }
 
+/// The number in the middle.
+///
+/// # Panics
+///
+/// When there is none.
+pub fn middle(numbers: &[f64]) -> f64 {
+    let mut sorted = numbers.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,5 +92,6 @@ mod tests {
     fn the_median_is_the_run_in_the_middle() {
         let run = |rate| Figures { rate, p50_ms: 1.0, p99_ms: 2.0 };
         assert_eq!(median(&[run(3.0), run(1.0), run(2.0)]).rate, 2.0);
+        assert_eq!(middle(&[3.0, 1.0, 2.0]), 2.0);
     }
 }

@@ -7,14 +7,14 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::ops::{ControlFlow, Range};
+use std::ops::{Bound, Range};
 use std::time::Instant;
 
 use bytes::Bytes;
 use dstore_kv::{Context, Cursors, Direction, Limits, Mode, View, ViewError, Visitor, evaluate};
 use dstore_resp::{CommandFlags, CommandSpec, resolve};
 use dstore_storage::RangeId;
-use dstore_storage::layout::{Head, Stamp, key, local};
+use dstore_storage::layout::{Chunked, Head, Stamp, chunk, key, local};
 
 const KEYS: usize = 100_000;
 const ROUNDS: usize = 2_000_000;
@@ -28,10 +28,12 @@ impl View for Data {
     }
 
     fn scan(&self, span: Range<&[u8]>, direction: Direction, visit: &mut Visitor<'_>) -> Result<(), ViewError> {
-        assert_eq!(direction, Direction::Forward, "nothing here scans backwards");
-        for (key, value) in self.0.range::<[u8], _>((std::ops::Bound::Included(span.start), std::ops::Bound::Unbounded))
-        {
-            if &key[..] >= span.end || visit(key, value) == ControlFlow::Break(()) {
+        let mut entries = self.0.range::<[u8], _>((Bound::Included(span.start), Bound::Excluded(span.end)));
+        while let Some((key, value)) = match direction {
+            Direction::Forward => entries.next(),
+            Direction::Backward => entries.next_back(),
+        } {
+            if visit(key, value).is_break() {
                 break;
             }
         }
@@ -52,6 +54,17 @@ fn measure(what: &str, rounds: usize, mut body: impl FnMut(usize)) {
     println!("{what:<40} {each:>10.0} ns");
 }
 
+/// A string of 16 MiB in chunks.
+fn put_large(data: &mut Data) {
+    let (data_key, generation, bits) = (key::encode(0, b"large"), 1, 14);
+    let chunked = Some(Chunked { len: 16 << 20, bits });
+    let head = Head { generation: Some(generation), chunked, ..Head::string(1, None) };
+    data.0.insert(data_key.clone(), head.encode(b""));
+    for index in 0..1024 {
+        data.0.insert(chunk::chunk_key(&data_key, generation, index), Bytes::from(vec![b'x'; 1 << bits]));
+    }
+}
+
 fn main() {
     let mut data = Data::default();
     let user_key = |n: usize| format!("key:{:012}", n % KEYS);
@@ -62,6 +75,8 @@ fn main() {
     data.0.insert(local::count_key(RangeId(1), 0), local::encode_count(KEYS as u64 + 2));
     data.0.insert(key::encode(0, b"n"), Head::string(1, None).encode(b"41"));
     data.0.insert(key::encode(0, b"f"), Head::string(1, None).encode(b"0.1"));
+
+    put_large(&mut data);
 
     let names: Vec<Bytes> = (0..1024).map(|n| Bytes::from(user_key(n * 97))).collect();
     let encoded: Vec<Bytes> = names.iter().map(|name| key::encode(0, name)).collect();
@@ -79,6 +94,11 @@ fn main() {
         "INCR n".to_owned(),
         "INCRBYFLOAT f 0.2".to_owned(),
         "DEL @".to_owned(),
+        "SETBIT large 100000000 1".to_owned(),
+        "SETRANGE large 5000000 0123456789".to_owned(),
+        "GETRANGE large 5000000 5000100".to_owned(),
+        "BITFIELD @ INCRBY u16 #3 1".to_owned(),
+        "SCAN 0 COUNT 10".to_owned(),
         "SCAN 0 COUNT 100 MATCH *7".to_owned(),
         "KV.RANGE key:000000050000 key:000000060000 LIMIT 100".to_owned(),
     ];
@@ -92,7 +112,8 @@ fn main() {
             false => Mode::Read { applied: Stamp::from_ms(1_000) },
         };
         let shown = line.replace(&value, "<64 bytes>");
-        let rounds = if line.contains("100 MATCH") || line.contains("LIMIT") { ROUNDS / 50 } else { ROUNDS };
+        let rounds =
+            if ["SCAN", "LIMIT", "large"].iter().any(|word| line.contains(word)) { ROUNDS / 50 } else { ROUNDS };
         measure(&shown, rounds, |n| {
             if let Some(at) = at {
                 args[at] = names[n % 1024].clone();

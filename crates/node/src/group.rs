@@ -56,6 +56,23 @@ pub(crate) enum Event {
     ReadDropped(ReadId),
 }
 
+/// Why leadership is not handed over.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum HandOverError {
+    /// This node has none to give.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// Who may.
+        leader: Option<u64>,
+    },
+    /// The group has no other voter.
+    #[error("there is no other voter")]
+    NobodyElse,
+    /// Consensus refused.
+    #[error(transparent)]
+    Refused(dstore_raft::TransferRefused),
+}
+
 /// Where the effects of a group's work go.
 pub(crate) struct Effects<'a> {
     pub(crate) outputs: &'a mut VecDeque<Output>,
@@ -140,7 +157,7 @@ impl Group {
     /// The term this node leads, if commands may be evaluated here. Looks at consensus as it is now: what it has just
     /// learnt counts before [`Group::pump`] tells of it.
     pub(crate) fn serving(&self) -> Option<Term> {
-        let leads = self.raft.role() == Role::Leader;
+        let leads = self.raft.role() == Role::Leader && !self.raft.is_transferring();
         self.serving.filter(|term| leads && term.0 == self.raft.term().0)
     }
 
@@ -193,6 +210,20 @@ impl Group {
         self.raft.peer_lost(now, peer);
     }
 
+    /// Hands leadership to another voter: to the one that is named, or to the one that has most of the log. Until that has
+    /// come about, or was given up, this node serves nothing.
+    pub(crate) fn hand_over(&mut self, now: Time, to: Option<NodeId>) -> Result<NodeId, HandOverError> {
+        assert!(!self.replica.has_open(), "what is open is proposed before leadership is given away");
+        if self.raft.role() != Role::Leader {
+            return Err(HandOverError::NotLeader { leader: self.raft.leader().map(|leader| leader.0) });
+        }
+        let status = self.raft.status();
+        let best = || status.peers.iter().filter(|peer| peer.is_voter).max_by_key(|peer| (peer.matched, peer.heard_at));
+        let to = to.or_else(|| best().map(|peer| peer.id)).ok_or(HandOverError::NobodyElse)?;
+        self.raft.transfer_leadership(now, to).map_err(HandOverError::Refused)?;
+        Ok(to)
+    }
+
     /// Stands for election, if this group has never had a leader.
     pub(crate) fn stand_first(&mut self, now: Time) {
         let founded = Restored::bootstrap(Configuration::default()).applied;
@@ -235,12 +266,35 @@ impl Group {
     /// Ends the open entry and proposes it. Gives the payload's length.
     pub(crate) fn seal(&mut self) -> Option<usize> {
         let term = self.serving()?;
+        self.note_own_entries();
         let (position, payload) = self.replica.seal(term)?;
         let bytes = payload.len();
-        let proposed = self.raft.propose([payload]).expect("a group that serves takes what its bounds allow");
-        let given = Position::new(proposed.first.0, proposed.term.0);
-        assert_eq!(given, position, "consensus and state machine count alike");
-        Some(bytes)
+        match self.raft.propose([payload]) {
+            Ok(proposed) => {
+                let given = Position::new(proposed.first.0, proposed.term.0);
+                assert_eq!(given, position, "consensus and state machine count alike");
+                self.desk.sealed(position);
+                Some(bytes)
+            }
+            Err(refused) => panic!("a group that serves takes what its bounds allow: {refused}"),
+        }
+    }
+
+    /// Configurations that consensus appended by itself take their places among what is logged here.
+    fn note_own_entries(&mut self) {
+        while self.replica.last().0 < self.raft.last().index.0 {
+            let index = dstore_raft::LogIndex(self.replica.last().0 + 1);
+            let (Some(term), Some(configuration)) = (self.raft.term_at(index), self.raft.configuration_at(index))
+            else {
+                return;
+            };
+            let members = self.members_op(configuration.encode());
+            self.replica.log_own(Position::new(index.0, term.0), vec![members]);
+        }
+    }
+
+    fn members_op(&self, configuration: Bytes) -> WriteOp {
+        WriteOp::Put { key: local::members_key(self.replica.range()), value: configuration }
     }
 
     /// Does what consensus asks for, until it asks for nothing more.
@@ -279,7 +333,6 @@ impl Group {
 
     fn take(&mut self, entry: dstore_raft::Entry) -> Result<(), NodeError> {
         let at = position(entry.id());
-        let range = self.replica.range();
         match entry.kind {
             EntryKind::Normal => self.replica.take(at, &entry.data)?,
             EntryKind::Blank => {
@@ -287,7 +340,7 @@ impl Group {
                 self.opening = Some(at);
             }
             EntryKind::Config => {
-                let members = WriteOp::Put { key: local::members_key(range), value: entry.data };
+                let members = self.members_op(entry.data);
                 self.replica.take_own(at, vec![members]);
             }
         }

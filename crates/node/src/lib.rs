@@ -31,7 +31,9 @@ macro_rules! planted {
     }};
 }
 
+mod administer;
 mod batch;
+mod cached;
 mod entry;
 mod gateway;
 mod group;
@@ -55,3 +57,4 @@ pub use node::{Member, Node, NodeError, NodeLimits, NodeParts, Now, Output, SYST
 pub use planted::Planted;
 pub use replica::Applied;
 pub use status::{MemberStatus, NodeStatus, RangeStatus};
+pub use wire::{ADMINISTER, Administer, Administered, HandOver};

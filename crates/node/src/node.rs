@@ -12,6 +12,7 @@ use dstore_rpc::{Identity, NodeId, RequestId, Status};
 use dstore_storage::{Engine, EngineError, Log, LogError, LogIndex, LogOp, Position, RangeId};
 use prost::Message as _;
 
+use crate::cached::Cached;
 use crate::entry::EntryError;
 use crate::gateway::{
     ClientAddress, DEADLINE_INTERVAL, Facts, Host, RETRY_INTERVAL, Report, SessionId, Sessions, Stats, info,
@@ -47,6 +48,8 @@ pub struct NodeLimits {
     pub entry_bytes_max: usize,
     /// Bytes of writes on their way to a quorum beyond which [`Node::is_congested`].
     pub inflight_bytes_max: usize,
+    /// Memory for small records that were read before.
+    pub cache_bytes_max: usize,
     /// How long a client waits for an answer from the data before he is told that there is none.
     pub request_timeout: Duration,
     /// A follower that has not heard from its leader for this long, and up to as long again, stands for election.
@@ -68,6 +71,7 @@ impl Default for NodeLimits {
             multi_bytes_max: 256 << 20,
             entry_bytes_max: 68 << 20,
             inflight_bytes_max: 64 << 20,
+            cache_bytes_max: 16 << 20,
             request_timeout: Duration::from_secs(5),
             election_timeout: Duration::from_millis(700),
             heartbeat_interval: Duration::from_millis(70),
@@ -264,7 +268,7 @@ pub struct NodeParts<E> {
 
 /// The core of a node. See the [crate](crate).
 pub struct Node<E> {
-    pub(crate) engine: E,
+    pub(crate) engine: Cached<E>,
     pub(crate) identity: Identity,
     pub(crate) members: Vec<Member>,
     pub(crate) groups: BTreeMap<RangeId, Group>,
@@ -306,8 +310,6 @@ pub struct Node<E> {
     pub(crate) waiting_bytes: usize,
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<crate::Planted>,
-    #[cfg(feature = "planted")]
-    pub(crate) last_turn: Time,
 }
 
 impl<E: Engine> Node<E> {
@@ -323,6 +325,7 @@ impl<E: Engine> Node<E> {
         let config = raft_config(&limits, &*log);
         // What a range remembers of a batch stands in the same entry as its effects.
         limits.entry_bytes_max = limits.entry_bytes_max.saturating_sub(2 * crate::record::RECORD_BYTES_MAX);
+        let engine = Cached::new(engine, limits.cache_bytes_max);
         let mut groups = BTreeMap::new();
         for range in [SYSTEM_RANGE, USER_RANGE] {
             let parts = GroupParts {
@@ -368,8 +371,6 @@ impl<E: Engine> Node<E> {
             waiting_bytes: 0,
             #[cfg(feature = "planted")]
             planted: None,
-            #[cfg(feature = "planted")]
-            last_turn: now.mono,
         })
     }
 
@@ -449,7 +450,15 @@ impl<E: Engine> Node<E> {
     ) -> Result<(), NodeError> {
         use dstore_rpc::{Code, Execution};
         let refuse = |code, message: String| Err(Status::new(code, Execution::NotExecuted, message));
-        let result = if method != EXECUTE.number {
+        let result = if method == wire::ADMINISTER.number {
+            match wire::Administer::decode(body) {
+                Ok(administer) => {
+                    self.administer(now, request, &administer);
+                    return Ok(());
+                }
+                Err(error) => refuse(Code::InvalidRequest, format!("a request cannot be decoded: {error}")),
+            }
+        } else if method != EXECUTE.number {
             refuse(Code::UnknownMethod, format!("there is no method {method} here"))
         } else {
             match Execute::decode(body) {
@@ -526,8 +535,6 @@ impl<E: Engine> Node<E> {
             }
             let more = self.groups.values().any(|group| group.serving().is_some() && group.replica.has_open());
             if self.ready.is_empty() && !more {
-                #[cfg(feature = "planted")]
-                (self.last_turn = now.mono);
                 return Ok(());
             }
         }
@@ -705,7 +712,7 @@ impl<E: Engine> Node<E> {
 
     /// The engine.
     pub fn engine(&self) -> &E {
-        &self.engine
+        self.engine.inner()
     }
 
     /// Breaks a rule.

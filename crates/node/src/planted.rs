@@ -14,7 +14,8 @@ pub enum Planted {
     ForgetRequests,
     /// A local batch whose entry was committed after leadership was lost is executed again.
     RetryCommitted,
-    /// The lease is judged by the time of the turn before, which may be from before a pause.
+    /// The clock is read before the input is waited for, and not after: so it may be from before a pause. The driver's
+    /// bug, not the core's; the simulator has it in its own.
     ReadByOldClock,
     /// Reads see what is logged and not committed.
     ReadUncommitted,

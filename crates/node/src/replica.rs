@@ -343,6 +343,14 @@ impl Replica {
         }
     }
 
+    /// An entry of consensus' own that this leader has just appended.
+    pub(crate) fn log_own(&mut self, position: Position, ops: Vec<WriteOp>) {
+        assert_eq!(position.index, self.last.next(), "entries are logged in order");
+        // Nothing that commands read or write, so it casts no overlay.
+        self.last = position.index;
+        self.logged.push_back(Logged { position, ops, last_stamp: self.last_stamp, bytes: 0 });
+    }
+
     fn push(&mut self, logged: Logged) {
         assert!(self.open.is_none(), "entry {} of another came while one is open here", logged.position);
         assert_eq!(logged.position.index, self.last.next(), "committed entries come in order");

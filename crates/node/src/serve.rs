@@ -23,7 +23,7 @@ use dstore_raft::ReadId;
 use dstore_resp::Reply;
 use dstore_rpc::RequestId;
 use dstore_storage::layout::local;
-use dstore_storage::{Direction, Engine, Position, RangeId, WriteOp};
+use dstore_storage::{Direction, Engine, Position, RangeId, Reader, WriteOp};
 use prost::Message as _;
 
 use crate::batch::{Batch, Command, Done, Item, Watched, Work};
@@ -63,6 +63,8 @@ pub(crate) struct Task {
 /// What is under way at a range.
 #[derive(Debug, Default)]
 pub(crate) struct Desk {
+    /// Outcomes that wait for the open entry, which has no place in the log yet.
+    unsealed: Vec<(Task, Vec<Done>)>,
     /// Outcomes that wait for an entry of the term that is served. Their positions never fall from front to back.
     waiters: VecDeque<Waiter>,
     /// Outcomes for this node's own clients whose entries were logged in a term it does not lead any more.
@@ -91,6 +93,14 @@ enum Tried {
 }
 
 const TOO_LARGE_ENTRY: Tried = Tried::TooLarge("the changes are too large for one log entry");
+
+impl Desk {
+    /// The open entry has got its place: whoever waits for it knows now what to wait for.
+    pub(crate) fn sealed(&mut self, position: Position) {
+        let waiter = |(task, done)| Waiter { position, task, done };
+        self.waiters.extend(self.unsealed.drain(..).map(waiter));
+    }
+}
 
 impl<E: Engine> Node<E> {
     /// Executes a batch of another gateway.
@@ -172,8 +182,6 @@ impl<E: Engine> Node<E> {
             return self.serve_logged(now, range, task);
         }
         let Some(group) = self.groups.get_mut(&range) else { return Ok(()) };
-        #[cfg(feature = "planted")]
-        let now = if planted!(self, ReadByOldClock) { Now { mono: self.last_turn, ..now } } else { now };
         if group.is_latest(now.mono) || planted!(self, ReadWithoutLease) {
             return self.serve_reads(now, range, task);
         }
@@ -223,10 +231,10 @@ impl<E: Engine> Node<E> {
 
     /// Executes a batch in the order of the log. What came of it is told when its entry is applied.
     fn serve_logged(&mut self, now: Now, range: RangeId, task: Task) -> Result<(), NodeError> {
-        let Some(term) = self.groups.get(&range).and_then(|group| group.serving()) else {
+        if self.groups.get(&range).and_then(|group| group.serving()).is_none() {
             self.hand_back(&task, Refused::NotLeader);
             return Ok(());
-        };
+        }
         let record = self.recall(range, &task)?;
         let first = task.batch.first;
         if record.as_ref().is_some_and(|record| record.is_later_than(first)) && !planted!(self, AcceptStale) {
@@ -274,11 +282,10 @@ impl<E: Engine> Node<E> {
         }
         // See the first rule of the module.
         group.replica.keep_time(now);
-        let position = Position { index: group.replica.last().next(), term };
         if planted!(self, AnswerBeforeCommit) {
             return self.finish(now, &task, done);
         }
-        group.desk.waiters.push_back(Waiter { position, task, done });
+        group.desk.unsealed.push((task, done));
         Ok(())
     }
 
@@ -422,11 +429,16 @@ impl<E: Engine> Node<E> {
     pub(crate) fn leadership_lost(&mut self, range: RangeId) {
         let Some(group) = self.groups.get_mut(&range) else { return };
         group.desk.gateways.clear();
+        let unsealed = std::mem::take(&mut group.desk.unsealed);
         for waiter in std::mem::take(&mut group.desk.waiters) {
             match waiter.task.who {
                 Who::Session(_) => group.desk.unresolved.push(waiter),
                 Who::Peer(request) => answer_peer(&mut self.outputs, request, Executed::refusal(Refused::Lost)),
             }
+        }
+        // What was never proposed was not executed.
+        for (task, _) in unsealed {
+            self.hand_back(&task, Refused::NotLeader);
         }
     }
 

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use dstore_rpc::NodeId;
 
+use crate::cluster::administer;
 use crate::cluster::status::{ClusterStatus, Verdict};
 use crate::config::{ByteSize, Settings};
 use crate::console::say;
@@ -17,7 +19,6 @@ use crate::{demo, run};
 #[command(
     name = "dstore",
     version,
-    about,
     after_help = "Try:\n  dstore demo\n  redis-cli -p 7001 set greeting hello\n  dstore cluster status"
 )]
 struct Cli {
@@ -33,7 +34,9 @@ enum Command {
             Every setting is a flag here and a key of the TOML file (--data-dir is data_dir = \"...\"); a flag wins. \
             Sizes are written 4096, 64KiB, 512MiB or 2GiB.",
         after_help = "Exit codes:\n  0  stopped on request\n  1  could not start: one line on stderr says why\n  \
-            2  wrong usage\n  3  stopped because the disk or the data failed: nothing was acknowledged past that point"
+            2  wrong usage\n  3  stopped because the disk or the data failed: nothing was acknowledged past that point\n\n\
+            Examples:\n  dstore start --data-dir data\n  dstore start --config /etc/dstore.toml --log-level debug\n  \
+            dstore start --data-dir data --peers a:7379,b:7379,c:7379 --cluster-secret-file secret"
     )]
     Start(Box<Start>),
 
@@ -101,6 +104,29 @@ enum ClusterCommand {
             dstore cluster status --node 10.0.0.1:6379,10.0.0.2:6379 --json"
     )]
     Status(Status),
+
+    /// Have the leader hand its leadership to another node
+    #[command(
+        long_about = "Have the leader hand its leadership to another node, before its machine is taken away for a while.\n\n\
+            Clients notice nothing. A node that is stopped with SIGTERM does so by itself.",
+        after_help = "Example:\n  dstore cluster transfer-leader --peer 10.0.0.1:7101 --cluster-secret-file secret"
+    )]
+    TransferLeader(TransferLeader),
+}
+
+#[derive(Args)]
+struct TransferLeader {
+    /// Peer address of any node of the cluster
+    #[arg(long, value_name = "ADDR:PORT")]
+    peer: String,
+
+    /// File with the secret of the cluster
+    #[arg(long, value_name = "FILE")]
+    cluster_secret_file: PathBuf,
+
+    /// The node that is to lead, as `dstore cluster status` names it; by default the one that is best prepared
+    #[arg(long, value_name = "NODE")]
+    to: Option<String>,
 }
 
 #[derive(Args)]
@@ -131,6 +157,20 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Start(start) => start.run().map(|()| ExitCode::SUCCESS),
         Command::Demo(demo) => demo.run().map(|()| ExitCode::SUCCESS),
         Command::Cluster { command: ClusterCommand::Status(status) } => status.run(),
+        Command::Cluster { command: ClusterCommand::TransferLeader(transfer) } => transfer.run(),
+    }
+}
+
+impl TransferLeader {
+    fn run(&self) -> anyhow::Result<ExitCode> {
+        let node = |text: &String| {
+            let id = u64::from_str_radix(text, 16).ok().filter(|id| *id != 0);
+            id.map(NodeId).with_context(|| format!("{text} is no node: it has 16 hexadecimal digits"))
+        };
+        let to = self.to.as_ref().map(node).transpose()?;
+        let done = administer::transfer_leader(&self.peer.parse()?, &self.cluster_secret_file, to)?;
+        say(&format!("{done}\n"));
+        Ok(ExitCode::SUCCESS)
     }
 }
 

@@ -31,12 +31,15 @@ use dstore_rpc::{CallOptions, CloseCode, CloseReason as LinkEnd, ClusterId, Lane
 use dstore_storage::{Log, LogError, LogIndex, LogOp, RangeId};
 
 use crate::clock::now;
+use crate::founding::Founders;
 use crate::store::SharedEngine;
 
 /// What other threads tell the loop.
 pub enum Mail {
     /// The log has everything up to this write on disk, or never will.
     Durable(u64, Result<(), LogError>),
+    /// The node was asked to stop.
+    Stop,
     /// The engine was flushed, and holds each range at least up to here; or it could not be.
     Flushed(Result<Vec<(RangeId, LogIndex)>, String>),
 }
@@ -87,6 +90,12 @@ impl Fatal {
     }
 }
 
+/// How long a node that stops tries to hand its leadership over. A successor needs a few milliseconds.
+const HAND_OVER: Duration = Duration::from_secs(1);
+
+/// How long clients may take to receive their last replies once the node was asked to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+
 /// Rounds of work that lead to more work within one turn of the loop. What is then left comes in the next, at once.
 const ROUNDS_MAX: usize = 16;
 
@@ -96,6 +105,7 @@ pub struct Front {
     log: Arc<dyn Log>,
     rpc: Rpc<Front>,
     identity: dstore_rpc::Identity,
+    founders: Founders,
     started: Instant,
     decoder_limits: dstore_resp::Limits,
     mailbox: Option<Mailbox<Mail>>,
@@ -118,6 +128,8 @@ pub struct Front {
     was_linked: bool,
     /// Something was told to the core that [`Node::end_turn`] has not seen.
     pending: bool,
+    /// The node was asked to stop, and until then it tries to hand its leadership over.
+    stopping: Option<Instant>,
     /// Set once. From then on nothing is answered any more.
     fatal: Option<Fatal>,
 }
@@ -132,6 +144,8 @@ pub struct Parts {
     pub rpc: Rpc<Front>,
     /// Who the node is.
     pub identity: dstore_rpc::Identity,
+    /// What it tells those who would found another cluster.
+    pub founders: Founders,
     /// Bounds on requests.
     pub decoder_limits: dstore_resp::Limits,
     /// Unsent replies beyond which a client's requests wait.
@@ -150,6 +164,7 @@ impl Front {
             log: parts.log,
             rpc: parts.rpc,
             identity: parts.identity,
+            founders: parts.founders,
             started: Instant::now(),
             decoder_limits: parts.decoder_limits,
             mailbox: None,
@@ -164,6 +179,7 @@ impl Front {
             timer: None,
             refusals: BTreeMap::new(),
             was_linked: false,
+            stopping: None,
             pending: true,
             fatal: None,
         }
@@ -331,6 +347,11 @@ impl Application for Front {
                 });
             }
             Mail::Durable(_, Err(error)) => self.fail(net, error),
+            Mail::Stop => {
+                let begun = self.node.hand_over(now());
+                self.stopping.get_or_insert(net.now() + if begun { HAND_OVER } else { Duration::ZERO });
+                self.drive(net, |_| Ok(()));
+            }
             Mail::Flushed(Ok(persisted)) => {
                 self.flushing = false;
                 self.drive(net, |node| {
@@ -369,6 +390,10 @@ impl Application for Front {
         self.relieve(net);
         self.maybe_flush();
         self.arm_timer(net);
+        if self.stopping.is_some_and(|deadline| !self.node.leads() || net.now() >= deadline) {
+            self.stopping = None;
+            net.stop(DRAIN);
+        }
     }
 }
 
@@ -379,6 +404,10 @@ impl driver::Host for Front {
 
     fn on_incoming(&mut self, net: &mut Net<Self>, origin: &Origin, incoming: Incoming) {
         let from = origin.node;
+        let incoming = match self.founders.answer(origin, incoming) {
+            Ok(outcome) => return self.rpc.finish(net.now(), outcome),
+            Err(incoming) => incoming,
+        };
         match incoming {
             Incoming::Message { method, body } => {
                 self.drive(net, |node| node.handle_message(now(), from, method, body));

@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -27,9 +27,6 @@ use crate::host::Process;
 use crate::identity::node_text;
 use crate::random;
 use crate::store::{self, Flusher, SharedEngine};
-
-/// How long clients may take to receive their last replies once the node was asked to stop.
-const DRAIN: Duration = Duration::from_secs(5);
 
 /// Unsent replies at which a client is given up, in largest replies: what is under way when the high-water mark is passed
 /// must still find room, with what the encoding adds.
@@ -64,6 +61,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         log: log.clone(),
         rpc,
         identity: founded.identity,
+        founders: founded.founders.clone(),
         decoder_limits: dstore_resp::Limits {
             bulk_bytes_max: config.value_bytes_max,
             request_bytes_max: config.request_bytes_max,
@@ -150,8 +148,14 @@ fn check_port(address: SocketAddr) -> anyhow::Result<()> {
     TcpListener::bind(address).map(drop).with_context(|| format!("cannot listen on {address}"))
 }
 
+/// The part of the memory for data that holds single records; the rest is the engine's, for blocks and memtables.
+fn cache_bytes(config: &Config) -> usize {
+    config.memory_bytes_max / 8
+}
+
 fn open_engine(config: &Config, dir: &DataDir) -> anyhow::Result<RocksEngine> {
-    let options = RocksOptions { memory_bytes: config.memory_bytes_max, ..RocksOptions::default() };
+    let options =
+        RocksOptions { memory_bytes: config.memory_bytes_max - cache_bytes(config), ..RocksOptions::default() };
     Ok(RocksEngine::open(&dir.engine_dir(), &options)?)
 }
 
@@ -169,6 +173,7 @@ fn node_limits(config: &Config, log: &dyn Log) -> NodeLimits {
         multi_bytes_max: config.request_bytes_max,
         entry_bytes_max: log.payload_bytes_max(),
         inflight_bytes_max: config.inflight_bytes_max,
+        cache_bytes_max: cache_bytes(config),
         request_timeout: config.cluster.request_timeout,
         election_timeout: config.cluster.election_timeout,
         heartbeat_interval: config.cluster.heartbeat_interval(),
@@ -242,7 +247,8 @@ fn stop_on_signal(mailbox: Mailbox<Mail>) -> anyhow::Result<()> {
             }
             asked = true;
             tracing::info!("stopping on request; a second signal stops at once");
-            mailbox.stop(DRAIN);
+            // Refused only by a loop that has ended.
+            let _ = mailbox.post(Mail::Stop);
         }
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(wait).context("cannot start the signals' thread")?;

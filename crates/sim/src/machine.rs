@@ -51,6 +51,9 @@ pub struct Machine {
     pub pause_within_turn: bool,
     /// When it next turns, if it does.
     pub turn_at: Option<Moment>,
+    /// When it turned last, for a planted bug.
+    #[cfg(feature = "planted")]
+    pub turned_at: Moment,
     /// A sync is under way.
     pub syncing: bool,
     /// Nothing syncs before.
@@ -77,6 +80,8 @@ impl Machine {
             owes: false,
             pause_within_turn: false,
             turn_at: None,
+            #[cfg(feature = "planted")]
+            turned_at: 0,
             syncing: false,
             stalled_until: 0,
             crash_at_write: None,
@@ -98,6 +103,8 @@ impl Machine {
     /// The core refuses what it finds there.
     pub fn start(&mut self, settings: &ClusterSettings, around: &mut Surroundings<'_>) -> Result<(), Fatal> {
         self.incarnation += 1;
+        #[cfg(feature = "planted")]
+        (self.turned_at = around.moment);
         self.has_power = true;
         let identity =
             Identity { cluster: ClusterId(1), node: node_of(self.id), incarnation: Incarnation(self.incarnation) };

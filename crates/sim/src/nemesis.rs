@@ -16,6 +16,9 @@ pub enum Kind {
     Pause,
     /// Connections that break.
     Cut,
+    /// Connections of which one end breaks while the bytes it sent are still on their way, and arrive when nobody expects
+    /// them any more.
+    Stray,
     /// Links that are slow or lose packets.
     Slow,
     /// A disk that takes long.
@@ -29,11 +32,12 @@ pub enum Kind {
 }
 
 /// All kinds, in the order of their weights.
-pub const KINDS: [Kind; 9] = [
+pub const KINDS: [Kind; 10] = [
     Kind::Partition,
     Kind::Crash,
     Kind::Pause,
     Kind::Cut,
+    Kind::Stray,
     Kind::Slow,
     Kind::Stall,
     Kind::Jump,
@@ -61,9 +65,14 @@ pub enum Fault {
         machine: Machine,
         /// Not between turns but within one: what it has decided leaves when it goes on.
         within_turn: bool,
+        /// Its peers cannot reach it either, until a while after it goes on: so nobody tells it what it has missed.
+        deaf: bool,
     },
     /// A share of all connections breaks, in parts of a thousand.
     Cut(u64),
+    /// Nothing gets from one machine to the other for now, and in the midst of that the first takes its connections to
+    /// the other for broken.
+    Stray(Machine, Machine),
     /// Links get another quality.
     Slow(Vec<(Machine, Machine)>, Quality),
     /// A disk syncs nothing for a while.
@@ -144,8 +153,13 @@ impl Temper {
         Some(match kind {
             Kind::Partition => Fault::Partition(partition(random, nodes, machine)),
             Kind::Crash => Fault::Crash { machine, power: random.one_in(2), at_write: random.one_in(2) },
-            Kind::Pause => Fault::Pause { machine, within_turn: random.one_in(2) },
+            Kind::Pause => Fault::Pause { machine, within_turn: random.one_in(2), deaf: nodes > 1 && random.one_in(2) },
             Kind::Cut => Fault::Cut(*random.pick(&[100, 500, 1000])),
+            Kind::Stray if nodes > 1 => {
+                let from = (machine + 1 + random.below(nodes as u64 - 1) as usize) % nodes;
+                Fault::Stray(from, machine)
+            }
+            Kind::Stray => Fault::Cut(1000),
             Kind::Slow => {
                 let quality = Quality {
                     delay_min: *random.pick(&[MILLI, 50 * MILLI, 300 * MILLI]),

@@ -179,13 +179,15 @@ impl Network {
         if link.blocked > 0 {
             return;
         }
+        // What was lost is sent again when its timer says so, which grew with the outage.
+        let again_max = *self.random.pick(&[50 * MILLI, 400 * MILLI, 2 * SECOND]);
         for (id, stream) in &mut self.streams {
             for end in [End::Dialer, End::Acceptor] {
                 let sender = stream.machines[end.other() as usize];
                 let pipe = &mut stream.pipes[end as usize];
                 if pipe.stalled && sender == from && stream.machines[end as usize] == to {
                     pipe.stalled = false;
-                    let resent = now + self.random.below(400 * MILLI);
+                    let resent = now + self.random.below(again_max);
                     pipe.scheduled = true;
                     self.schedule.push((resent, *id, end));
                 }
@@ -239,6 +241,11 @@ impl Network {
         }
     }
 
+    /// One end takes the stream for broken, and what it had sent is still on its way.
+    pub fn sever(&mut self, now: Moment, id: StreamId, end: End) {
+        self.reset(now, id, end, "connection timed out");
+    }
+
     /// The process on a machine is gone. With its kernel alive (`power` false) its streams close; without power nothing
     /// of what it sent in the last moment is sure to have left, and nobody is told.
     pub fn crash(&mut self, now: Moment, machine: Machine, power: bool) {
@@ -273,7 +280,7 @@ impl Network {
         self.streams.keys().copied().collect()
     }
 
-    /// Whom a stream joins.
+    /// Whom a stream joins: who connected, and to whom.
     pub fn machines_of(&self, id: StreamId) -> Option<[Machine; 2]> {
         self.streams.get(&id).map(|stream| stream.machines)
     }
@@ -505,6 +512,20 @@ mod tests {
             assert!(network.streams().is_empty());
             assert!(!network.send(3 * SECOND, id, End::Dialer, Bytes::from_static(b"x")));
         }
+    }
+
+    #[test]
+    fn what_a_severed_end_had_sent_still_arrives() {
+        let mut network = Network::new(Random::new(5), 2);
+        let id = network.dial(0, 0, 1);
+        run(&mut network, SECOND);
+        network.block(0, 1);
+        network.send(SECOND, id, End::Dialer, Bytes::from_static(b"astray"));
+        network.sever(SECOND, id, End::Dialer);
+        let arrived = run(&mut network, 2 * SECOND);
+        assert!(matches!(arrived[..], [(_, 0, Arrival::Closed(_))]), "{arrived:?}");
+        network.unblock(3 * SECOND, 0, 1);
+        assert_eq!(bytes(&run(&mut network, 10 * SECOND)), b"astray");
     }
 
     #[test]

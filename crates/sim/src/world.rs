@@ -16,7 +16,7 @@ use crate::nemesis::{Fault, Kind, Temper};
 use crate::network::{Arrival, End, Machine as MachineId, Network, Quality, StreamId};
 use crate::process::{Fatal, Input, Surroundings, Text};
 use crate::random::Random;
-use crate::time::{MICRO, MILLI, Moment};
+use crate::time::{MICRO, MILLI, Moment, SECOND};
 use crate::trace::Trace;
 use crate::workload::{Client, ClientAction, Habits, Recorder};
 
@@ -41,6 +41,8 @@ enum Event {
 #[derive(Debug)]
 enum Ending {
     Partition(Vec<(MachineId, MachineId)>),
+    /// Of connections' trust, in the midst of a partition.
+    Stray(MachineId, MachineId),
     Crash(MachineId),
     Pause(MachineId),
     Slow(Vec<(MachineId, MachineId)>),
@@ -59,6 +61,11 @@ struct Connected {
 
 /// What is being compared: how the data of a range looked at an applied position, and where it was seen first.
 type Samples = BTreeMap<(RangeId, Vec<u8>), (u32, MachineId)>;
+
+/// How long a process that is stopped and cut off stays so at least: until others lead.
+const DEAF_MIN: Moment = 2 * SECOND;
+/// How long after that its peers reach it again.
+const DEAF_AFTER: Moment = 300 * MILLI;
 
 /// Of applied positions, one in so many is compared between replicas while the run goes on.
 const SAMPLED_ONE_IN: u32 = 4;
@@ -386,10 +393,16 @@ impl World {
         }
         let Some(process) = machine.process.as_mut() else { return };
         let inputs = std::mem::take(&mut machine.inbox);
+        let now = self.now;
         let (network, trace) = (&mut self.network, &mut self.trace);
-        let mut around = Surroundings { moment: self.now, clock: &machine.clock, network, trace };
+        let mut around = Surroundings { moment: now, clock: &machine.clock, network, trace };
+        #[cfg(feature = "planted")]
+        if self.settings.planted == Some(dstore_node::Planted::ReadByOldClock) {
+            around.moment = std::mem::replace(&mut machine.turned_at, now);
+        }
         let turn = || -> Result<Option<Moment>, Fatal> {
             process.think(inputs, &mut around)?;
+            around.moment = now;
             if std::mem::take(&mut machine.pause_within_turn) {
                 machine.owes = true;
                 return Ok(None);
@@ -505,8 +518,12 @@ impl World {
         match fault {
             Fault::Partition(pairs) => {
                 self.count(Kind::Partition);
-                pairs.iter().for_each(|(from, to)| self.network.block(*from, *to));
-                self.push(until, Event::End(Ending::Partition(pairs)));
+                self.block(pairs, until);
+            }
+            Fault::Stray(from, to) => {
+                self.count(Kind::Stray);
+                self.push(self.now.midpoint(until), Event::End(Ending::Stray(from, to)));
+                self.block(vec![(from, to)], until);
             }
             Fault::Crash { machine, power, at_write } => {
                 if self.machines[machine].process.is_none() {
@@ -520,11 +537,18 @@ impl World {
                 }
                 self.push(until, Event::End(Ending::Crash(machine)));
             }
-            Fault::Pause { machine, within_turn } => {
+            Fault::Pause { machine, within_turn, deaf } => {
                 if self.machines[machine].process.is_none() {
                     return;
                 }
                 self.count(Kind::Pause);
+                let mut until = until;
+                if deaf {
+                    until = until.max(self.now + DEAF_MIN).min(self.temper.faults_until);
+                    let others = (0..self.settings.nodes).filter(|other| *other != machine);
+                    let pairs = others.flat_map(|other| [(other, machine), (machine, other)]).collect();
+                    self.block(pairs, (until + DEAF_AFTER).min(self.temper.faults_until));
+                }
                 if within_turn {
                     self.machines[machine].pause_within_turn = true;
                 } else {
@@ -547,6 +571,11 @@ impl World {
             }
             other => self.strike_machine(other, until),
         }
+    }
+
+    fn block(&mut self, pairs: Vec<(MachineId, MachineId)>, until: Moment) {
+        pairs.iter().for_each(|(from, to)| self.network.block(*from, *to));
+        self.push(until, Event::End(Ending::Partition(pairs)));
     }
 
     /// Faults of a disk or a clock.
@@ -587,6 +616,13 @@ impl World {
             Ending::Partition(pairs) => {
                 self.trace.note(self.now, format_args!("a partition ends: {pairs:?}"));
                 pairs.iter().for_each(|(from, to)| self.network.unblock(self.now, *from, *to));
+            }
+            Ending::Stray(from, to) => {
+                for stream in self.network.streams() {
+                    if self.network.machines_of(stream) == Some([from, to]) {
+                        self.network.sever(self.now, stream, End::Dialer);
+                    }
+                }
             }
             Ending::Slow(pairs) => {
                 let quality: Quality = self.temper.quality;

@@ -228,6 +228,8 @@ impl Drop for Server {
 /// How to start `dstore` on one data directory.
 #[derive(Debug)]
 pub struct Dstore {
+    /// None for [`dstore_program`].
+    program: Option<PathBuf>,
     data: PathBuf,
     arguments: Vec<String>,
 }
@@ -235,7 +237,13 @@ pub struct Dstore {
 impl Dstore {
     /// A node whose data is in `data`, on a port of its own choice.
     pub fn on(data: &Path) -> Dstore {
-        Dstore { data: data.to_path_buf(), arguments: Vec::new() }
+        Dstore { program: None, data: data.to_path_buf(), arguments: Vec::new() }
+    }
+
+    /// Another build of the program than the one under test.
+    pub fn program(mut self, program: &Path) -> Dstore {
+        self.program = Some(program.to_path_buf());
+        self
     }
 
     /// Adds flags of `dstore start`.
@@ -246,7 +254,7 @@ impl Dstore {
 
     /// The command line, for a test that wants to run it by itself.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(dstore_program());
+        let mut command = Command::new(self.program.clone().unwrap_or_else(dstore_program));
         command.arg("start").arg("--data-dir").arg(&self.data);
         if !self.arguments.iter().any(|flag| flag == "--listen") {
             command.args(["--listen", "127.0.0.1:0"]);

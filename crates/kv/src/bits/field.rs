@@ -140,7 +140,11 @@ fn run(evaluation: &Evaluation<'_>, draft: &mut Draft, operation: &Operation) ->
         Action::Set(value) => i128::from(value.cast_unsigned()),
         Action::IncrBy(increment) => old + i128::from(increment),
     };
-    let Some(new) = overflow.fit(wanted, width) else {
+    let fitting = match (action, overflow) {
+        (Action::Set(value), Overflow::Saturate) if wraps_around(value, width) => Some(width.bounds().1),
+        _ => overflow.fit(wanted, width),
+    };
+    let Some(new) = fitting else {
         return Ok((Reply::Null, false));
     };
     if new != old {
@@ -149,6 +153,13 @@ fn run(evaluation: &Evaluation<'_>, draft: &mut Draft, operation: &Operation) ->
     }
     let told = if matches!(action, Action::Set(_)) { old } else { new };
     Ok((Reply::Integer(as_reply(told)), new != old))
+}
+
+/// Redis finds out whether a number is too large by subtracting it from the largest. Of one far below the smallest that
+/// wraps around, and SAT makes it the largest.
+fn wraps_around(value: i64, width: Width) -> bool {
+    let (_, max) = width.bounds();
+    width.signed && width.bits < 64 && max - i128::from(value) > i128::from(i64::MAX)
 }
 
 fn as_reply(value: i128) -> i64 {

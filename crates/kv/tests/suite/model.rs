@@ -113,7 +113,6 @@ impl Model {
                 i64::MIN => Err("ERR decrement would overflow".into()),
                 by => self.add(key, -i128::from(by)),
             },
-            "del" | "unlink" => int(args[1..].iter().map(|key| self.remove(key)).sum()),
             "setex" | "psetex" => {
                 let form = if name == "setex" { "EX" } else { "PX" };
                 let deadline_ms = self.positive_deadline(&name, &(form.to_owned(), args[2].clone()))?;
@@ -126,13 +125,23 @@ impl Model {
                 Ok(old)
             }
             "setrange" => self.run_setrange(args),
+            _ => self.run_on_keys(&name, args),
+        }
+    }
+
+    /// The commands that would be the same for any type.
+    fn run_on_keys(&mut self, name: &str, args: &[Bytes]) -> Result<Reply, String> {
+        let key = args.get(1).map_or(&b""[..], |key| key);
+        let int = |value: i64| Ok(Reply::Integer(value));
+        match name {
+            "del" | "unlink" => int(args[1..].iter().map(|key| self.remove(key)).sum()),
             "rename" | "renamenx" => self.run_rename(name == "renamenx", key, &args[2]),
             "move" => self.run_move(key, &args[2]),
             "copy" => self.run_copy(args),
             "exists" | "touch" => int(args[1..].iter().filter(|key| self.get(key).is_some()).count() as i64),
             "type" => Ok(Reply::Simple(if self.get(key).is_some() { "string" } else { "none" })),
-            "expire" | "pexpire" | "expireat" | "pexpireat" => self.run_expire(&name, args),
-            "ttl" | "pttl" | "expiretime" | "pexpiretime" => int(self.tell(&name, key)),
+            "expire" | "pexpire" | "expireat" | "pexpireat" => self.run_expire(name, args),
+            "ttl" | "pttl" | "expiretime" | "pexpiretime" => int(self.tell(name, key)),
             "persist" => match self.get(key).cloned() {
                 Some((value, Some(_))) => {
                     self.set(key, &value, None);
@@ -535,7 +544,7 @@ fn long_values_expire_and_leave_nothing_behind() {
         }
     }
     let mut sweeps = 0;
-    // Keys that the sweep removes leave chunks, which are due a millisecond later.
+    // Keys that the sweep removes leave chunks, which are due a little later.
     while let Some(deadline_ms) = next_deadline(&run.ours.data, RANGE, 0).unwrap() {
         let stamp = Stamp::from_ms(deadline_ms);
         let swept = sweep(&run.ours.data, RANGE, stamp, 0, 3).unwrap();

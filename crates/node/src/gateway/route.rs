@@ -202,11 +202,14 @@ impl<E: Engine> Node<E> {
     /// Tries what nobody would take before.
     pub(crate) fn retry_held(&mut self, now: Now) -> Result<(), NodeError> {
         self.next_retry = now.mono + RETRY_INTERVAL;
-        for id in std::mem::take(&mut self.held) {
-            let held = |session: &&mut Session| {
+        let mut held = std::mem::take(&mut self.held);
+        held.sort_unstable();
+        held.dedup();
+        for id in held {
+            let is_held = |session: &&mut Session| {
                 session.outstanding.as_ref().is_some_and(|outstanding| outstanding.place == Place::Held)
             };
-            if self.sessions.get_mut(id).filter(held).is_some() {
+            if self.sessions.get_mut(id).filter(is_held).is_some() {
                 self.route(now, id)?;
             }
         }

@@ -8,6 +8,7 @@
 //! | 3 | message | [`ANNOUNCE`]: a node says where it is, to the leader of the system range |
 //! | 4 | message | [`FORGET`]: a gateway says which of its connections are closed |
 //! | 16 | call | [`EXECUTE`]: a gateway has a batch of commands executed by the leader of a range |
+//! | 17 | call | [`ADMINISTER`]: an operator wants something done |
 //!
 //! Numbers are never used for something else later. A node that does not know one answers so, or passes a message over.
 
@@ -29,6 +30,39 @@ pub(crate) const ANNOUNCE: MessageMethod<NodeRecord> = MessageMethod::new(3, "an
 pub(crate) const FORGET: MessageMethod<Forget> = MessageMethod::new(4, "forget");
 /// Executes a batch of commands.
 pub(crate) const EXECUTE: CallMethod<Execute, Executed> = CallMethod::new(16, "execute");
+
+/// Does what an operator wants.
+pub const ADMINISTER: CallMethod<Administer, Administered> = CallMethod::new(17, "administer");
+
+/// What an operator wants of the node he asks; one of the following.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Administer {
+    /// That it hands over its leadership.
+    #[prost(message, optional, tag = "1")]
+    pub hand_over: Option<HandOver>,
+}
+
+/// That a node hands over its leadership of every range.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct HandOver {
+    /// To this node; 0 for the one that is best prepared.
+    #[prost(fixed64, tag = "1")]
+    pub to: u64,
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Administered {
+    /// Why it was not done; empty if it was, or has begun.
+    #[prost(string, tag = "1")]
+    pub error: String,
+    /// Where the node that could do it is, if another.
+    #[prost(string, tag = "2")]
+    pub peer_address: String,
+    /// What was done, in words.
+    #[prost(string, tag = "3")]
+    pub done: String,
+}
 
 /// Everything up to `index` is durable at every member: nobody will ask for it.
 #[derive(Clone, PartialEq, prost::Message)]

@@ -42,6 +42,11 @@ impl<S: LogStorage> Raft<S> {
         Ok(())
     }
 
+    /// Whether leadership is being handed over: nothing can be proposed, and reads are not served by lease.
+    pub fn is_transferring(&self) -> bool {
+        self.transfer.is_some()
+    }
+
     /// Tells the successor to stand, if it is ready.
     pub(super) fn maybe_finish_transfer(&mut self, from: NodeId) {
         let last = self.log.last_index();

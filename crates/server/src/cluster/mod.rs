@@ -1,8 +1,10 @@
-//! `dstore cluster status`: how the nodes of a cluster stand, asked from outside as any client could.
+//! `dstore cluster`: a cluster looked at and governed from outside. How the nodes stand is asked as any client could;
+//! what they are to do takes the cluster's secret, see [`administer`].
 //!
 //! [`resp`] is the client, [`info`] reads what a node says of itself and of the others, [`status`] puts it together and
 //! judges.
 
+pub mod administer;
 pub mod info;
 pub mod resp;
 pub mod status;

@@ -1,6 +1,6 @@
 //! A client of one node that waits for each reply: for commands of the command line, not for speed.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
@@ -84,7 +84,13 @@ impl Client {
                 }
                 Decoded::Skip(length) => drop(self.input.drain(..length)),
                 Decoded::Incomplete { .. } => {
-                    let count = self.stream.read(&mut chunk).context("no reply")?;
+                    let count = match self.stream.read(&mut chunk) {
+                        Ok(count) => count,
+                        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                            bail!("no reply in time")
+                        }
+                        Err(error) => return Err(error).context("no reply"),
+                    };
                     if count == 0 {
                         bail!("the connection was closed");
                     }
@@ -118,6 +124,14 @@ mod tests {
 
     fn ask(answer: &'static [u8]) -> anyhow::Result<String> {
         Client::connect(&server(answer), Duration::from_secs(30))?.call_text(&["INFO"])
+    }
+
+    #[test]
+    fn silence_is_told_as_such() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let mut client = Client::connect(&address, Duration::from_millis(10)).unwrap();
+        assert_eq!(client.call(&["INFO"]).unwrap_err().to_string(), "no reply in time");
     }
 
     #[test]

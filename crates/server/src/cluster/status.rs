@@ -73,14 +73,15 @@ impl ClusterStatus {
     ///
     /// None of them answers.
     pub fn gather(addresses: &[String], password: Option<&str>) -> anyhow::Result<ClusterStatus> {
-        let mut failures = Vec::new();
+        let mut silent = BTreeMap::new();
         for address in addresses {
             match NodeInfo::ask(address, password, TIMEOUT) {
-                Ok(first) => return Ok(judge(&ask_all(address, first, password))),
-                Err(error) => failures.push(format!("{address}: {}", brief(&error))),
+                Ok(first) => return Ok(judge(&ask_all(address, first, password, &silent))),
+                Err(error) => drop(silent.insert(address.clone(), brief(&error))),
             }
         }
-        bail!("no node answers: {}", failures.join("; "))
+        let each: Vec<String> = silent.iter().map(|(address, why)| format!("{address}: {why}")).collect();
+        bail!("no node answers: {}", each.join("; "))
     }
 
     /// The table and the verdict, as text.
@@ -121,8 +122,9 @@ pub fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
-/// Asks all members at the same time: one that hangs holds up no other.
-fn ask_all(address: &str, first: NodeInfo, password: Option<&str>) -> Vec<Asked> {
+/// Asks all members at the same time: one that hangs holds up no other. Those that were silent before are not waited for
+/// again.
+fn ask_all(address: &str, first: NodeInfo, password: Option<&str>, silent: &BTreeMap<String, String>) -> Vec<Asked> {
     let members = first.members.clone();
     if members.is_empty() {
         let member = Member { node: first.node.clone(), peer: String::new(), client: address.to_owned() };
@@ -137,7 +139,10 @@ fn ask_all(address: &str, first: NodeInfo, password: Option<&str>) -> Vec<Asked>
                 let why = "its client address is not known".to_owned();
                 return Asked { address: member.peer.clone(), member, answer: Err(why) };
             };
-            let answer = NodeInfo::ask(&address, password, TIMEOUT).map_err(|error| brief(&error));
+            let answer = match silent.get(&address) {
+                Some(why) => Err(why.clone()),
+                None => NodeInfo::ask(&address, password, TIMEOUT).map_err(|error| brief(&error)),
+            };
             let answer = answer.and_then(|info| match info.node == member.node {
                 true => Ok(info),
                 false => Err(format!("another node answers there: {}", info.node)),

@@ -246,9 +246,9 @@ mod tests {
         let config = resolve("").unwrap();
         assert_eq!(config.peers, []);
         assert_eq!(config.request_timeout, Duration::from_secs(5));
-        assert_eq!(config.election_timeout, Duration::from_secs(1));
-        assert_eq!(config.heartbeat_interval(), Duration::from_millis(100));
-        assert_eq!(config.lease(), Duration::from_millis(500));
+        assert_eq!(config.election_timeout, Duration::from_millis(700));
+        assert_eq!(config.heartbeat_interval(), Duration::from_millis(70));
+        assert_eq!(config.lease(), Duration::from_millis(350));
         assert_eq!((config.reads, config.follower_reads), (Reads::Lease, false));
     }
 

@@ -1,0 +1,101 @@
+//! Three dstore nodes beside three nodes of Debian's etcd, on one machine, over loopback.
+//!
+//! The same program drives both: dstore through the Redis protocol, etcd through its gRPC API. Both keep a write on the
+//! disks of two nodes before they acknowledge it, and both serve linearizable reads (etcd's default). They take turns,
+//! round by round, each on fresh directories with nobody else running; who begins changes with every round. Each round
+//! gives one ratio, and what is told is the median of them.
+//!
+//! The client shares the machine with the nodes. gRPC costs the client more than RESP does, so on a machine of few cores a
+//! part of the difference in throughput is that of the protocols; the nodes' own CPU time per request has no such part.
+//!
+//! The closing lines are `ratio NAME VALUE`, ours over theirs for throughput, theirs over ours for what is spent: higher is
+//! better.
+
+#![allow(clippy::print_stdout)] // it is a program that prints
+
+mod dstore;
+mod etcd;
+mod load;
+
+use dstore_bench::{middle, usage};
+use load::{LOADS, Sample, System};
+
+/// Odd, so that there is one in the middle.
+const ROUNDS: usize = 5;
+
+/// What one system did in one round.
+struct Round {
+    /// One for each of [`LOADS`].
+    samples: Vec<Sample>,
+    /// Resident memory of a node after them, the mean of three, in MiB.
+    memory_mib: f64,
+}
+
+fn main() -> anyhow::Result<()> {
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        if round.is_multiple_of(2) {
+            ours.push(run::<dstore::Nodes>()?);
+            theirs.push(run::<etcd::Nodes>()?);
+        } else {
+            theirs.push(run::<etcd::Nodes>()?);
+            ours.push(run::<dstore::Nodes>()?);
+        }
+    }
+    println!(
+        "three nodes on one machine; 100-byte values, {} keys; median of {ROUNDS} rounds in alternation\n",
+        load::KEYS
+    );
+    println!("{:<28}{:>42}{:>42}", "", "dstore", dstore_bench_peer());
+    let heads = format!("{:>10}{:>10}{:>10}{:>12}", "req/s", "p50 ms", "p99 ms", "CPU us/req");
+    println!("{:<28}{heads}{heads}{:>8}", "", "ratio");
+    let mut ratios = Vec::new();
+    for (at, load) in LOADS.iter().enumerate() {
+        let of = |rounds: &[Round]| rounds.iter().map(|round| round.samples[at]).collect::<Vec<_>>();
+        let (ours, theirs) = (of(&ours), of(&theirs));
+        let rate = paired(&ours, &theirs, |ours, theirs| ours.rate / theirs.rate);
+        let cpu = paired(&ours, &theirs, |ours, theirs| theirs.cpu_us / ours.cpu_us);
+        println!("{:<28}{}{}{rate:>8.2}", load.title, shown(&ours), shown(&theirs));
+        ratios.push((format!("cluster-{}", load.name), rate));
+        ratios.push((format!("cluster-{}-cpu", load.name), cpu));
+    }
+    let memory = |rounds: &[Round]| middle(&rounds.iter().map(|round| round.memory_mib).collect::<Vec<_>>());
+    let (our_memory, their_memory) = (memory(&ours), memory(&theirs));
+    println!("{:<28}{:>38.0} MiB{:>38.0} MiB", "resident memory of a node", our_memory, their_memory);
+    println!();
+    for (name, ratio) in ratios {
+        println!("ratio {name} {ratio:.2}");
+    }
+    println!("ratio cluster-memory {:.2}", their_memory / our_memory);
+    Ok(())
+}
+
+/// The peer with its version, for the head of the table.
+fn dstore_bench_peer() -> String {
+    format!("etcd {}", etcd::version())
+}
+
+/// One round of one system, from fresh directories to its end.
+fn run<S: System>() -> anyhow::Result<Round> {
+    let system = S::start()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(load::fill(&system))?;
+    let mut samples = Vec::new();
+    for load in LOADS {
+        samples.push(runtime.block_on(load.run(&system))?);
+    }
+    let pids = system.pids();
+    let memory: f64 = pids.iter().map(|pid| usage::memory_mib(*pid)).sum();
+    Ok(Round { samples, memory_mib: memory / pids.len() as f64 })
+}
+
+fn paired(ours: &[Sample], theirs: &[Sample], ratio: impl Fn(&Sample, &Sample) -> f64) -> f64 {
+    middle(&ours.iter().zip(theirs).map(|(ours, theirs)| ratio(ours, theirs)).collect::<Vec<_>>())
+}
+
+/// The medians of each column by itself.
+fn shown(samples: &[Sample]) -> String {
+    let of = |value: fn(&Sample) -> f64| middle(&samples.iter().map(value).collect::<Vec<_>>());
+    let (rate, cpu) = (of(|sample| sample.rate), of(|sample| sample.cpu_us));
+    format!("{rate:>10.0}{:>10.3}{:>10.3}{cpu:>12.0}", of(|sample| sample.p50_ms), of(|sample| sample.p99_ms))
+}

@@ -1,0 +1,87 @@
+//! What an operator asks of a node, and what a node does before it stops: leadership handed over, so that nobody has to
+//! find out by waiting that it is gone.
+
+use dstore_rpc::{RequestId, Status};
+use dstore_storage::{Engine, RangeId};
+use prost::Message as _;
+
+use crate::group::HandOverError;
+use crate::wire::{Administer, Administered};
+use crate::{Node, Now, Output, USER_RANGE};
+
+impl<E: Engine> Node<E> {
+    /// Hands over the leadership of every range that this node leads, to whoever is best prepared. It comes about in
+    /// the turns that follow, or is given up after an election timeout. False if there is nothing to wait for.
+    pub fn hand_over(&mut self, now: Now) -> bool {
+        let mut begun = false;
+        for range in self.led() {
+            match self.hand_over_range(now, range, None) {
+                Ok(to) => {
+                    tracing::info!("range {range}: handing leadership to node {to:016x}");
+                    begun = true;
+                }
+                Err(error) => tracing::debug!("range {range}: keeping leadership: {error}"),
+            }
+        }
+        begun
+    }
+
+    /// Whether this node leads any range, or is about to give it away.
+    pub fn leads(&self) -> bool {
+        !self.led().is_empty()
+    }
+
+    fn led(&self) -> Vec<RangeId> {
+        let me = self.identity.node.0;
+        let leads = |range: &&RangeId| {
+            self.groups.get(range).and_then(|group| group.leader()).is_some_and(|(leader, _)| leader.0 == me)
+        };
+        self.groups.keys().filter(leads).copied().collect()
+    }
+
+    fn hand_over_range(&mut self, now: Now, range: RangeId, to: Option<u64>) -> Result<u64, HandOverError> {
+        self.seal(range);
+        let Some(group) = self.groups.get_mut(&range) else { return Err(HandOverError::NobodyElse) };
+        group.hand_over(now.mono, to.map(dstore_raft::NodeId)).map(|to| to.0)
+    }
+
+    /// Does what an operator asks.
+    pub(crate) fn administer(&mut self, now: Now, request: RequestId, administer: &Administer) {
+        let answer = match &administer.hand_over {
+            Some(wanted) => self.administer_hand_over(now, (wanted.to != 0).then_some(wanted.to)),
+            None => {
+                Administered { error: "this version does not know what is asked".to_owned(), ..Administered::default() }
+            }
+        };
+        let result: Result<_, Status> = Ok(answer.encode_to_vec().into());
+        self.outputs.push_back(Output::Answer { request, result });
+    }
+
+    fn administer_hand_over(&mut self, now: Now, to: Option<u64>) -> Administered {
+        let refused = |error: String| Administered { error, ..Administered::default() };
+        let me = self.identity.node.0;
+        if to == Some(me) {
+            return refused("it leads already, or is not the one to give leadership to itself".to_owned());
+        }
+        match self.hand_over_range(now, USER_RANGE, to) {
+            Ok(to) => {
+                // The system range goes along where this node leads it too.
+                for range in self.led().into_iter().filter(|range| *range != USER_RANGE) {
+                    let _ = self.hand_over_range(now, range, Some(to));
+                }
+                Administered {
+                    done: format!("node {me:016x} hands its leadership to node {to:016x}"),
+                    ..Administered::default()
+                }
+            }
+            Err(error) => {
+                let leader = match &error {
+                    HandOverError::NotLeader { leader } => *leader,
+                    _ => None,
+                };
+                let peer_address = leader.map(|leader| self.peer_address(leader)).unwrap_or_default();
+                Administered { error: error.to_string(), peer_address, done: String::new() }
+            }
+        }
+    }
+}
