@@ -191,21 +191,26 @@ impl Stage for RocksStage {
         self.complete_spans_before(None)?;
         self.extra(ops)?;
         for attempt in 0.. {
-            self.database.flush()?;
+            self.database.flush().map_err(failed)?;
             match self.ingest(attempt >= QUIET_TRIES) {
                 Ok(()) => break,
                 Err(error) if attempt < QUIET_TRIES && Self::needs_flush(&error) => {}
                 Err(error) => {
                     // Nobody can tell here how far it came.
                     let detail = format!("a snapshot could not be let in: {}", error.as_ref());
-                    return Err(self.database.stick(match classify(&error) {
-                        EngineError::Busy(_) | EngineError::Io(_) => EngineError::Io(detail),
-                        other => other,
-                    }));
+                    return Err(failed(self.database.stick(EngineError::Io(detail))));
                 }
             }
         }
-        self.database.check_background()
+        self.database.check_background().map_err(failed)
+    }
+}
+
+/// What an error of the engine itself is to the caller, who must tell it from one of the staged files.
+fn failed(error: EngineError) -> EngineError {
+    match error {
+        EngineError::Failed(_) => error,
+        other => EngineError::Failed(other.to_string()),
     }
 }
 

@@ -16,7 +16,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use dstore_storage::snapshot::{Export, Install, Spans};
+use dstore_storage::snapshot::{Export, Install, InstallError, Spans};
 use dstore_storage::suite::Choices;
 use dstore_storage::{Bytes, Direction, Engine, EngineError, MemoryEngine, Reader, WriteOp};
 use dstore_storage_rocksdb::{RocksEngine, RocksOptions};
@@ -80,11 +80,19 @@ fn take_snapshots(directory: &Path, say: &mut impl FnMut(String)) -> Result<(), 
         engine.write(&[put(BESIDE, number)])?;
         say(format!("begun {number}"));
         let mut export = Export::begin(&source, number, spans());
-        let mut install = Install::begin(&engine, number, spans())?;
-        while let Some(chunk) = export.next_chunk()? {
-            install.add(&chunk)?;
+        let mut taken =
+            Install::begin(&engine, number, spans()).map_err(InstallError::Engine).and_then(|mut install| {
+                while let Some(chunk) = export.next_chunk()? {
+                    install.add(&chunk)?;
+                }
+                install.finish(&[put(APPLIED, number)])
+            });
+        if let Err(InstallError::Engine(EngineError::Full(why))) = &mut taken {
+            engine.write(&[put(BESIDE, number + 1)])?;
+            engine.flush()?;
+            why.insert_str(0, "goes on: ");
         }
-        install.finish(&[put(APPLIED, number)])?;
+        taken?;
         say(format!("finished {number}"));
     }
 }
@@ -334,4 +342,22 @@ fn a_sync_that_fails_during_a_snapshot_is_told_and_leaves_one_state() {
         println!("{context}: state {survived:?}");
     }
     assert!(told > 4, "only {told} failures struck");
+}
+
+/// Only the snapshot is given up: the data is as it was, and takes writes.
+#[test]
+fn a_disk_that_fills_up_with_staged_files_fails_the_snapshot_alone() {
+    let mut taker = Taker::new();
+    taker.power.only_in("/staging/").unwrap();
+    taker.power.inject(Fault::WriteFails { nth: 9, errno: 28 }).unwrap();
+    let said = taker.run_until(|child, out, said| {
+        !said.hear(out) || said.failed.is_some() || said.finished >= 20 || child.try_wait().unwrap().is_some()
+    });
+    let why = said.failed.as_deref().unwrap_or_else(|| panic!("{said:?}"));
+    assert!(why.contains("goes on: ") && why.contains("No space left"), "{why}");
+    taker.power.clear_faults().unwrap();
+    taker.power.cut(Style::Worst, 1).unwrap();
+    taker.check(said.finished, said.finished, false, why);
+    let engine = open(&taker.data()).unwrap();
+    assert_eq!(number_of(&engine, BESIDE), said.begun + 1, "what was written and flushed after the failure");
 }

@@ -20,7 +20,8 @@ pub trait Stage: Send {
     /// Batches written meanwhile must not touch the spans or the keys of `ops`: nothing says which would come first.
     ///
     /// # Errors
-    /// All are sticky for the engine: stop the node. A restart finds the old state or the new one.
+    /// [`EngineError::Failed`]: the engine failed; stop the node. A restart finds the old state or the new one. Any other:
+    /// the last of the records could not be kept; the data itself is untouched and goes on.
     fn commit(self: Box<Self>, ops: &[WriteOp]) -> Result<(), EngineError>;
 }
 
@@ -30,7 +31,8 @@ pub enum InstallError {
     /// The chunk was refused and nothing was changed; the right one may still come.
     #[error(transparent)]
     Chunk(#[from] ChunkError),
-    /// The engine could not keep the records. The install is over.
+    /// The engine could not keep the records. The install is over. With [`EngineError::Failed`] so is the engine: stop the node.
+    /// With [`EngineError::Full`] the data is as it was; try again when there is room.
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
@@ -169,8 +171,7 @@ impl Install {
     /// touch the spans or the keys of `ops`.
     ///
     /// # Errors
-    /// [`ChunkError::Incomplete`], and the engine is as it was; [`InstallError::Engine`] is sticky for the engine:
-    /// stop the node. A restart finds the old state or the new one.
+    /// [`ChunkError::Incomplete`], and the engine is as it was; [`InstallError::Engine`] as [`Stage::commit`].
     pub fn finish(self, ops: &[WriteOp]) -> Result<SpanSum, InstallError> {
         if !self.complete {
             return Err(ChunkError::Incomplete { next: self.next }.into());
