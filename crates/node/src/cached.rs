@@ -134,7 +134,7 @@ mod tests {
                 let key = |state: &mut u64| Bytes::from(format!("k{:02}", random(state) % 60));
                 let op = match random(&mut state) % 8 {
                     0 => WriteOp::Delete { key: key(&mut state) },
-                    1 if random(&mut state) % 8 == 0 => {
+                    1 if random(&mut state).is_multiple_of(8) => {
                         let (start, end) = (key(&mut state), key(&mut state));
                         WriteOp::DeleteRange { start: start.clone().min(end.clone()), end: end.max(start) }
                     }
@@ -144,7 +144,7 @@ mod tests {
                         WriteOp::Put { key: key(&mut state), value: Bytes::from(vec![b'x'; length]) }
                     }
                 };
-                if random(&mut state) % 10 == 0 {
+                if random(&mut state).is_multiple_of(10) {
                     cached.inner().refuse_writes(1);
                 }
                 let _ = cached.write(std::slice::from_ref(&op));
