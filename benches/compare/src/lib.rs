@@ -1,5 +1,7 @@
 //! Side by side against peers: what a stock benchmark measured, and how it is put beside another's.
 
+pub mod usage;
+
 use std::process::Command;
 
 use dstore_testkit::process::{Server, run};

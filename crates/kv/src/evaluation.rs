@@ -386,11 +386,15 @@ impl Evaluation<'_> {
     }
 }
 
+/// Orphans are due at the next multiple of this, so that those of many writes go in one sweep.
+const ORPHANS_DUE_MS: u64 = 100;
+
 /// The effect that leaves the chunks of a value to the sweep, if it has any. As with every deadline that an entry sets,
 /// the time is beyond the entry's own.
 pub(crate) fn orphaned(range: RangeId, stamp: Stamp, data_key: &[u8], head: &Head) -> Option<WriteOp> {
     let generation = head.chunked.and(head.generation)?;
-    let key = local::expiry_key(range, stamp.ms() + 1, &chunk::orphans(data_key, generation));
+    let due_ms = (stamp.ms() / ORPHANS_DUE_MS + 1) * ORPHANS_DUE_MS;
+    let key = local::expiry_key(range, due_ms, &chunk::orphans(data_key, generation));
     Some(WriteOp::Put { key, value: Bytes::new() })
 }
 

@@ -23,8 +23,16 @@ pub(crate) struct Entry<'a> {
 }
 
 impl Entry<'_> {
-    fn record(&self) -> Record {
-        Record::new(self.head, Bytes::copy_from_slice(self.stored), self.data_key)
+    fn value_len(&self) -> usize {
+        let whole = self.stored.len() - self.head.encoded_len();
+        self.head.chunked.map_or(whole, |chunked| chunked.len as usize)
+    }
+
+    fn value(&self, view: &dyn View) -> Result<Bytes, ViewError> {
+        if self.head.chunked.is_none() {
+            return Ok(Bytes::copy_from_slice(&self.stored[self.head.encoded_len()..]));
+        }
+        Record::new(self.head, Bytes::copy_from_slice(self.stored), self.data_key).into_value(view)
     }
 }
 
@@ -350,12 +358,13 @@ pub(crate) fn range(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Re
             return Ok(ControlFlow::Continue(()));
         }
         room.take(entry.user_key.len())?;
-        let record = (!options.keys_only).then(|| entry.record());
-        found.push(Reply::Bulk(Bytes::from(entry.user_key)));
-        if let Some(record) = record {
-            room.take(record.len())?;
-            found.push(Reply::Bulk(record.into_value(evaluation.view)?));
+        let mut value = None;
+        if !options.keys_only {
+            room.take(entry.value_len())?;
+            value = Some(Reply::Bulk(entry.value(evaluation.view)?));
         }
+        found.push(Reply::Bulk(Bytes::from(entry.user_key)));
+        found.extend(value);
         left -= 1;
         Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     })?;

@@ -33,6 +33,7 @@ macro_rules! planted {
 
 mod administer;
 mod batch;
+mod cached;
 mod entry;
 mod gateway;
 mod group;

@@ -12,6 +12,7 @@ use dstore_rpc::{Identity, NodeId, RequestId, Status};
 use dstore_storage::{Engine, EngineError, Log, LogError, LogIndex, LogOp, Position, RangeId};
 use prost::Message as _;
 
+use crate::cached::Cached;
 use crate::entry::EntryError;
 use crate::gateway::{
     ClientAddress, DEADLINE_INTERVAL, Facts, Gateway, Host, RETRY_INTERVAL, SessionId, Sessions, Stats,
@@ -47,6 +48,8 @@ pub struct NodeLimits {
     pub entry_bytes_max: usize,
     /// Bytes of writes on their way to a quorum beyond which [`Node::is_congested`].
     pub inflight_bytes_max: usize,
+    /// Memory for small records that were read before.
+    pub cache_bytes_max: usize,
     /// How long a client waits for an answer from the data before he is told that there is none.
     pub request_timeout: Duration,
     /// A follower that has not heard from its leader for this long, and up to as long again, stands for election.
@@ -68,6 +71,7 @@ impl Default for NodeLimits {
             multi_bytes_max: 256 << 20,
             entry_bytes_max: 68 << 20,
             inflight_bytes_max: 64 << 20,
+            cache_bytes_max: 16 << 20,
             request_timeout: Duration::from_secs(5),
             election_timeout: Duration::from_millis(700),
             heartbeat_interval: Duration::from_millis(70),
@@ -266,7 +270,7 @@ pub struct NodeParts<E> {
 
 /// The core of a node. See the [crate](crate).
 pub struct Node<E> {
-    pub(crate) engine: E,
+    pub(crate) engine: Cached<E>,
     pub(crate) identity: Identity,
     pub(crate) members: Vec<Member>,
     pub(crate) groups: BTreeMap<RangeId, Group>,
@@ -324,6 +328,7 @@ impl<E: Engine> Node<E> {
         let config = raft_config(&limits, &*log);
         // What a range remembers of a batch stands in the same entry as its effects.
         limits.entry_bytes_max = limits.entry_bytes_max.saturating_sub(2 * crate::record::RECORD_BYTES_MAX);
+        let engine = Cached::new(engine, limits.cache_bytes_max);
         let mut groups = BTreeMap::new();
         for range in [SYSTEM_RANGE, USER_RANGE] {
             let parts = GroupParts {
@@ -715,7 +720,7 @@ impl<E: Engine> Node<E> {
 
     /// The engine.
     pub fn engine(&self) -> &E {
-        &self.engine
+        self.engine.inner()
     }
 
     /// Breaks a rule.

@@ -23,7 +23,7 @@ use dstore_raft::ReadId;
 use dstore_resp::Reply;
 use dstore_rpc::RequestId;
 use dstore_storage::layout::local;
-use dstore_storage::{Direction, Engine, Position, RangeId, WriteOp};
+use dstore_storage::{Direction, Engine, Position, RangeId, Reader, WriteOp};
 use prost::Message as _;
 
 use crate::batch::{Batch, Command, Done, Item, Watched, Work};

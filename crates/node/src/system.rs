@@ -6,7 +6,7 @@
 
 use bytes::Bytes;
 use dstore_storage::layout::system;
-use dstore_storage::{Engine, WriteOp};
+use dstore_storage::{Engine, Reader, WriteOp};
 use prost::Message as _;
 
 use crate::wire::{ANNOUNCE, Descriptor, NodeRecord};

@@ -31,6 +31,7 @@ use dstore_rpc::{CallOptions, CloseCode, CloseReason as LinkEnd, ClusterId, Lane
 use dstore_storage::{Log, LogError, LogIndex, LogOp, RangeId};
 
 use crate::clock::now;
+use crate::founding::Founders;
 use crate::store::SharedEngine;
 
 /// What other threads tell the loop.
@@ -107,6 +108,7 @@ pub struct Front {
     log: Arc<dyn Log>,
     rpc: Rpc<Front>,
     identity: dstore_rpc::Identity,
+    founders: Founders,
     started: Instant,
     decoder_limits: dstore_resp::Limits,
     mailbox: Option<Mailbox<Mail>>,
@@ -145,6 +147,8 @@ pub struct Parts {
     pub rpc: Rpc<Front>,
     /// Who the node is.
     pub identity: dstore_rpc::Identity,
+    /// What it tells those who would found another cluster.
+    pub founders: Founders,
     /// Bounds on requests.
     pub decoder_limits: dstore_resp::Limits,
     /// Unsent replies beyond which a client's requests wait.
@@ -163,6 +167,7 @@ impl Front {
             log: parts.log,
             rpc: parts.rpc,
             identity: parts.identity,
+            founders: parts.founders,
             started: Instant::now(),
             decoder_limits: parts.decoder_limits,
             mailbox: None,
@@ -406,6 +411,10 @@ impl driver::Host for Front {
 
     fn on_incoming(&mut self, net: &mut Net<Self>, origin: &Origin, incoming: Incoming) {
         let from = origin.node;
+        let incoming = match self.founders.answer(origin, incoming) {
+            Ok(outcome) => return self.rpc.finish(net.now(), outcome),
+            Err(incoming) => incoming,
+        };
         match incoming {
             Incoming::Message { method, body } => {
                 self.drive(net, |node| node.handle_message(now(), from, method, body));

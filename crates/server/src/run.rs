@@ -61,6 +61,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         log: log.clone(),
         rpc,
         identity: founded.identity,
+        founders: founded.founders.clone(),
         decoder_limits: dstore_resp::Limits {
             bulk_bytes_max: config.value_bytes_max,
             request_bytes_max: config.request_bytes_max,
@@ -147,8 +148,14 @@ fn check_port(address: SocketAddr) -> anyhow::Result<()> {
     TcpListener::bind(address).map(drop).with_context(|| format!("cannot listen on {address}"))
 }
 
+/// The part of the memory for data that holds single records; the rest is the engine's, for blocks and memtables.
+fn cache_bytes(config: &Config) -> usize {
+    config.memory_bytes_max / 8
+}
+
 fn open_engine(config: &Config, dir: &DataDir) -> anyhow::Result<RocksEngine> {
-    let options = RocksOptions { memory_bytes: config.memory_bytes_max, ..RocksOptions::default() };
+    let options =
+        RocksOptions { memory_bytes: config.memory_bytes_max - cache_bytes(config), ..RocksOptions::default() };
     Ok(RocksEngine::open(&dir.engine_dir(), &options)?)
 }
 
@@ -166,6 +173,7 @@ fn node_limits(config: &Config, log: &dyn Log) -> NodeLimits {
         multi_bytes_max: config.request_bytes_max,
         entry_bytes_max: log.payload_bytes_max(),
         inflight_bytes_max: config.inflight_bytes_max,
+        cache_bytes_max: cache_bytes(config),
         request_timeout: config.cluster.request_timeout,
         election_timeout: config.cluster.election_timeout,
         heartbeat_interval: config.cluster.heartbeat_interval(),

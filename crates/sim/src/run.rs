@@ -28,6 +28,9 @@ pub const RECOVERY_MAX: Moment = 60 * SECOND;
 /// How long the last reads, and then the replicas' becoming level, may take.
 pub const CONVERGENCE_MAX: Moment = 30 * SECOND;
 
+/// How long after a request's time is up nothing of it is under way any more.
+const SETTLING: Moment = SECOND;
+
 /// The rates of clocks that the core is told to expect.
 const DRIFT_PPM_MAX: u32 = 1000;
 
@@ -113,13 +116,17 @@ fn run_to_verdict(options: Options) -> Outcome {
         planted: options.planted,
     };
     let faults_until = temper.faults_until;
+    let request_timeout = settings.limits.request_timeout.as_nanos() as Moment;
     let mut world = World::new(settings, temper, &habits, &mut random, options.epoch);
     world.trace = crate::trace::Trace::new(options.trace);
     world.run(faults_until, |_| false);
     world.recover();
+    let patience = request_timeout + SETTLING;
     // Each goes on only if the one before came to its end.
     let _ = reach(&mut world, RECOVERY_MAX, World::clients_are_done, "clients do not succeed")
         && {
+            // What clients walked away from takes effect now, or never.
+            world.run(world.now + patience, |_| false);
             world.read_everything(&habits);
             reach(&mut world, CONVERGENCE_MAX, World::clients_are_done, "not every node can be read")
         }

@@ -8,7 +8,7 @@ use dstore_kv::{
     Context, CorruptReason, Cursors, Direction, Limits, Mode, View, ViewError, Visitor, evaluate, sweep, version_of,
 };
 use dstore_resp::resolve;
-use dstore_storage::layout::{HeadError, Stamp, key, local};
+use dstore_storage::layout::{HeadError, Stamp, chunk, key, local};
 
 use crate::generator::Generator;
 use crate::support::{Data, RANGE, Store, setting, words};
@@ -48,7 +48,9 @@ fn a_view_that_fails_at_any_call_makes_no_reply() {
     let mut generator = Generator::new(seed);
     let mut store = Store::new(1_000_000);
     let limits = Limits::default();
-    for _ in 0..5_000 {
+    for number in 0..5_000 {
+        // Long values at the end: they cost more.
+        generator.large = number >= 4_700;
         let request = generator.request();
         let Ok(spec) = resolve(&request) else { continue };
         let mut failures = 0;
@@ -110,6 +112,23 @@ fn a_record_that_no_build_wrote_is_named() {
     store.run(&words("set k v"));
     store.data.0.remove(&local::count_key(RANGE, 0)[..]);
     assert_eq!(reason(&store.data, "del k"), CorruptReason::CountTooLow { count: 0 });
+
+    let mut store = Store::new(1);
+    store.run(&[Bytes::from("set"), Bytes::from("k"), Bytes::from(vec![b'x'; 70_000])]);
+    let (_, _, head, _) = store.data.heads().remove(0);
+    let chunk_key = chunk::chunk_key(&key::encode(0, b"k"), head.generation.unwrap(), 1);
+    let kept = store.data.0.insert(chunk_key.to_vec(), Bytes::from(vec![b'x'; 16_385])).unwrap();
+    for line in ["get k", "getrange k 16384 16385", "setbit k 131072 1", "copy k l", "bitcount k"] {
+        assert_eq!(reason(&store.data, line), CorruptReason::Chunk, "{line}");
+    }
+    store.data.0.insert(chunk_key.to_vec(), kept);
+    store.data.0.insert([&chunk_key[..], b"x"].concat(), Bytes::new());
+    assert_eq!(reason(&store.data, "get k"), CorruptReason::Chunk);
+
+    let mut data = Data::default();
+    data.0.insert(local::expiry_key(RANGE, 1, &chunk_key).to_vec(), Bytes::new());
+    let swept = sweep(&data, RANGE, Stamp::from_ms(2), 0, 10);
+    assert!(matches!(swept, Err(ViewError::Corrupt { reason: CorruptReason::ExpiryIndex, .. })));
 
     let mut data = Data::default();
     data.0.insert(local::expiry_bound(RANGE, 1), Bytes::new());

@@ -544,7 +544,7 @@ fn long_values_expire_and_leave_nothing_behind() {
         }
     }
     let mut sweeps = 0;
-    // Keys that the sweep removes leave chunks, which are due a millisecond later.
+    // Keys that the sweep removes leave chunks, which are due a little later.
     while let Some(deadline_ms) = next_deadline(&run.ours.data, RANGE, 0).unwrap() {
         let stamp = Stamp::from_ms(deadline_ms);
         let swept = sweep(&run.ours.data, RANGE, stamp, 0, 3).unwrap();

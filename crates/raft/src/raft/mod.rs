@@ -147,8 +147,10 @@ impl<S: LogStorage> Raft<S> {
         }
         // A node that never wrote a term has promised nothing: it answers nobody before its term is durable.
         let fresh = hard_state == HardState::default();
-        // Nor has one that is alone in its group, as far as its log knows: there is nobody to promise anything to.
-        let alone = configurations.since(log.commit()).all(|c| c.members() == [id]);
+        // Nor has one that is alone in its group, as far as its log knows, and has voted for nobody else: whoever else led
+        // in its term would have needed its vote.
+        let own_vote = hard_state.vote.is_none_or(|vote| vote == id);
+        let alone = own_vote && configurations.since(log.commit()).all(|c| c.members() == [id]);
         let grace_until = if fresh || alone { now } else { now + config.lease };
         let mut random = Random::new(seed);
         let reads = Reads::new(random.next_u64());

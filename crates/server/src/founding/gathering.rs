@@ -42,7 +42,12 @@ pub enum Heard {
         plan: Option<Plan>,
     },
     /// A member of a cluster answered.
-    Member(ClusterId),
+    Member {
+        /// Its cluster.
+        cluster: ClusterId,
+        /// Who founded that, if it told.
+        founders: Vec<Founder>,
+    },
     /// Nobody did, or nobody that we could listen to: why, for people.
     Away(String),
 }
@@ -61,19 +66,31 @@ pub enum Step {
 /// Why a cluster cannot be founded here.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FoundingError {
-    /// There is a cluster already, and this node is not in it.
+    /// There is a cluster already, and a member of it was where this node is.
     #[error(
-        "peer {peer} is a member of cluster {cluster} already, and this data directory is new: if {own} was a member too, its \
-         disk is lost, and it has to be removed from the cluster before a new node joins in its place; a new cluster is \
-         founded by new nodes only"
+        "{own} was node {node} of cluster {cluster}, says its member {peer}, but this data directory is new: the disk of that node \
+         seems lost; a lost node has to be removed from its cluster, and a new one joined in its place"
     )]
-    Taken {
+    Lost {
         /// Who told.
         peer: PeerAddress,
         /// Its cluster.
         cluster: ClusterId,
         /// This node's address.
         own: PeerAddress,
+        /// The node that was there.
+        node: String,
+    },
+    /// There is a cluster already, and this node was never in it.
+    #[error(
+        "peer {peer} is a member of cluster {cluster} already, and this data directory is new: a cluster is founded by new nodes \
+         only, and has to be asked to take another one in"
+    )]
+    Taken {
+        /// Who told.
+        peer: PeerAddress,
+        /// Its cluster.
+        cluster: ClusterId,
     },
     /// The peer belongs to another cluster than the one that is being founded.
     #[error("peer {peer} is a member of cluster {theirs}, but this node has promised itself to cluster {ours}")]
@@ -135,7 +152,7 @@ impl Gathering {
         assert_ne!(place, self.own, "nobody asks itself");
         match heard {
             Heard::Away(why) => self.note_away(place, why),
-            Heard::Member(theirs) => self.heard_member(place, theirs)?,
+            Heard::Member { cluster, founders } => self.heard_member(place, cluster, &founders)?,
             Heard::Founder { peers, .. }
                 if !self.peers.iter().map(PeerAddress::to_string).eq(peers.iter().cloned()) =>
             {
@@ -181,7 +198,7 @@ impl Gathering {
         }
     }
 
-    fn heard_member(&mut self, place: usize, theirs: ClusterId) -> Result<(), FoundingError> {
+    fn heard_member(&mut self, place: usize, theirs: ClusterId, founders: &[Founder]) -> Result<(), FoundingError> {
         let peer = self.peers[place].clone();
         match &self.plan {
             Some(plan) if plan.cluster == theirs => {
@@ -190,7 +207,14 @@ impl Gathering {
                 Ok(())
             }
             Some(plan) => Err(FoundingError::Foreign { peer, theirs, ours: plan.cluster }),
-            None => Err(FoundingError::Taken { peer, cluster: theirs, own: self.peers[self.own].clone() }),
+            None => {
+                let own = self.peers[self.own].clone();
+                let lost = founders.iter().find(|founder| founder.address == own.to_string());
+                Err(match lost {
+                    Some(lost) => FoundingError::Lost { peer, cluster: theirs, own, node: node_text(lost.node) },
+                    None => FoundingError::Taken { peer, cluster: theirs },
+                })
+            }
         }
     }
 

@@ -4,31 +4,25 @@
 //! and posts what it heard into the loop. Nothing else runs in the process yet, so the loop may wait for its disk.
 
 use std::net::SocketAddr;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use dstore_net::{Address, Application, EventLoop, LoopConfig, Mailbox, Net, TimerId};
-use dstore_rpc::blocking::Client;
+use dstore_net::{Address, Application, EventLoop, LoopConfig, Net, TimerId};
 use dstore_rpc::driver::{self, Host, Rpc, RpcTimer};
-use dstore_rpc::service::{Caller, Incoming, Origin, Outcome, Reply};
-use dstore_rpc::{Admission, Answer, CallOptions, CloseReason, ClusterId, Config, Identity, NodeId, Refusal, Secret};
-use prost::Message;
+use dstore_rpc::service::{Incoming, Origin, Reply};
+use dstore_rpc::{Admission, Answer, ClusterId, Config, Identity, NodeId, Secret};
 
+use super::asker::Asker;
 use super::gathering::{Gathering, Heard, Step};
+use super::wire::{Tell, founders};
 use crate::config::PeerAddress;
 use crate::data_dir::DataDir;
-use crate::identity::{self, Founder, Plan, Standing};
+use crate::identity::{self, Plan, Standing};
 use crate::random;
 
 /// The cluster of those who have none.
 const UNFOUNDED: ClusterId = ClusterId(0);
-
-/// How long to wait before a peer is asked again. A founding takes two or three rounds.
-const ASK_AGAIN: Duration = Duration::from_millis(200);
-
-/// How long one question may take, connecting included.
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The first word about what is missing comes after this, so that a founding that runs well stays silent.
 const FIRST_REPORT: Duration = Duration::from_secs(1);
@@ -38,66 +32,6 @@ const NEXT_REPORT: Duration = Duration::from_secs(5);
 
 /// How long the last answers may take to leave.
 const DRAIN: Duration = Duration::from_secs(1);
-
-/// What a founder has to say, when it asks and when it answers. Which node it is, the handshake tells.
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct Tell {
-    /// The peers it was given.
-    #[prost(string, repeated, tag = "1")]
-    peers: Vec<String>,
-    /// The plan on its disk: its cluster, 16 bytes big-endian; empty when there is none.
-    #[prost(bytes = "vec", tag = "2")]
-    cluster: Vec<u8>,
-    /// The nodes of the plan, in the order of its addresses.
-    #[prost(fixed64, repeated, tag = "3")]
-    nodes: Vec<u64>,
-    /// Their addresses.
-    #[prost(string, repeated, tag = "4")]
-    addresses: Vec<String>,
-    /// Its own place among the peers.
-    #[prost(uint32, tag = "5")]
-    place: u32,
-}
-
-dstore_rpc::service! {
-    /// Spoken by founders alone, as members of cluster 0.
-    pub(crate) mod founders {
-        calls {
-            /// How far are you? I am so far.
-            ASK = 900: ask(Tell) -> Tell;
-        }
-        messages {}
-        streams {}
-    }
-}
-
-impl Tell {
-    fn new(peers: &[PeerAddress], place: usize, plan: Option<&Plan>) -> Tell {
-        let founders = || plan.iter().flat_map(|plan| &plan.founders);
-        Tell {
-            peers: peers.iter().map(PeerAddress::to_string).collect(),
-            cluster: plan.map(|plan| plan.cluster.0.to_be_bytes().to_vec()).unwrap_or_default(),
-            nodes: founders().map(|founder| founder.node.0).collect(),
-            addresses: founders().map(|founder| founder.address.clone()).collect(),
-            place: place as u32,
-        }
-    }
-
-    fn heard(self, node: NodeId) -> Heard {
-        let plan = if self.cluster.is_empty() {
-            None
-        } else {
-            let cluster = <[u8; 16]>::try_from(&self.cluster[..]).map(u128::from_be_bytes).ok().filter(|id| *id != 0);
-            let Some(cluster) = cluster.filter(|_| self.nodes.len() == self.addresses.len()) else {
-                return Heard::Away("has a plan that makes no sense".to_owned());
-            };
-            let founders = self.nodes.into_iter().zip(self.addresses);
-            let founders = founders.map(|(node, address)| Founder { node: NodeId(node), address }).collect();
-            Some(Plan { cluster: ClusterId(cluster), founders })
-        };
-        Heard::Founder { node, peers: self.peers, plan }
-    }
-}
 
 /// Where and with whom a node meets.
 #[derive(Debug)]
@@ -279,13 +213,7 @@ impl Host for Table {
             Ok(outcome) => outcome,
             Err(unknown) => unknown.unknown(),
         };
-        match outcome {
-            Some(Outcome::Answer(answer)) => {
-                self.rpc.answer(net.now(), answer);
-            }
-            Some(Outcome::Reset(stream, status)) => self.rpc.stream_reset(net.now(), stream, status),
-            None => {}
-        }
+        self.rpc.finish(net.now(), outcome);
     }
 }
 
@@ -300,94 +228,17 @@ impl founders::Service<Net<Table>> for Table {
     }
 }
 
-/// The thread that asks one peer.
-struct Asker {
-    place: usize,
-    peer: PeerAddress,
-    config: Config,
-    mailbox: Mailbox<(usize, Heard)>,
-    /// There is something new to say: ask at once. Ends with the meeting.
-    woken: Receiver<Tell>,
-    /// What this node has to say.
-    tell: Tell,
-}
-
-impl Asker {
-    fn run(mut self) {
-        self.config.timeouts.handshake = ASK_TIMEOUT;
-        let mut client = None;
-        loop {
-            let heard = self.ask(&mut client);
-            if self.mailbox.post((self.place, heard)).is_err() {
-                return;
-            }
-            match self.woken.recv_timeout(ASK_AGAIN) {
-                Ok(tell) => self.tell = tell,
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-        }
-    }
-
-    /// Asks over the connection of last time, if it is still good for that.
-    fn ask(&self, kept: &mut Option<Client>) -> Heard {
-        let mut client = match kept.take() {
-            Some(client) => client,
-            None => match self.client() {
-                Ok(client) => client,
-                Err(error) => return Heard::Away(format!("cannot be looked up: {error:#}")),
-            },
-        };
-        let told = client.connect().and_then(|peer| {
-            let options = CallOptions::deadline(Instant::now() + ASK_TIMEOUT);
-            Ok((peer.identity.node, client.call(founders::ASK, &self.tell, options)?))
-        });
-        match told {
-            Ok((node, tell)) => {
-                *kept = Some(client);
-                tell.heard(node)
-            }
-            Err(status) => self.explain(client.refused(), &status.to_string()),
-        }
-    }
-
-    /// A name may lead elsewhere next time, so each client begins with a look-up.
-    fn client(&self) -> anyhow::Result<Client> {
-        let address = self.peer.look_up()?.into_iter().next().context("the name has no address")?;
-        Ok(Client::new(address, self.config.clone(), None, random::bytes()?))
-    }
-
-    /// Why there was no answer, for people; or the answer that a refusal is.
-    fn explain(&self, refused: Option<&CloseReason>, status: &str) -> Heard {
-        let not_ours = Refusal::Secret.to_string();
-        Heard::Away(match refused {
-            Some(CloseReason::Refused(Refusal::Cluster { theirs, .. })) => return Heard::Member(*theirs),
-            Some(CloseReason::Refused(Refusal::Ourselves(_))) => "is this node itself".to_owned(),
-            Some(CloseReason::Peer { message, .. }) if message.ends_with(&not_ours) => {
-                "has another cluster secret".to_owned()
-            }
-            Some(CloseReason::Refused(Refusal::Secret)) => "has another cluster secret".to_owned(),
-            Some(CloseReason::Frame(_) | CloseReason::Violation(_)) => {
-                "is no dstore node: it speaks otherwise".to_owned()
-            }
-            Some(reason) => format!("does not talk to us: {reason}"),
-            None => {
-                let why = status.strip_prefix("unavailable: ").unwrap_or(status);
-                let why = why.strip_suffix(" (not executed)").unwrap_or(why);
-                let why = why.split_once(": ").map_or(why, |(_, why)| why);
-                format!("does not answer ({})", why.split(" (os error").next().unwrap_or(why))
-            }
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
     use std::path::{Path, PathBuf};
+    use std::sync::mpsc::Receiver;
     use std::thread::JoinHandle;
 
+    use dstore_net::Mailbox;
+
     use super::*;
+    use crate::identity::Founder;
 
     const SECRET: &[u8] = b"a secret of all founders";
 
@@ -404,6 +255,13 @@ mod tests {
             dir.set_identity(identity::Identity { node: NodeId(node), standing: Standing::New }).unwrap();
         }
         dir
+    }
+
+    /// Nodes 10 and up, at `peers`.
+    fn plan_of(cluster: u128, peers: &[PeerAddress]) -> Plan {
+        let nodes = (10..).map(NodeId);
+        let founders = nodes.zip(peers).map(|(node, peer)| Founder { node, address: peer.to_string() });
+        Plan { cluster: ClusterId(cluster), founders: founders.collect() }
     }
 
     type Ended = (usize, anyhow::Result<Plan>);
@@ -428,7 +286,7 @@ mod tests {
             let plan = plan.unwrap();
             let standing = DataDir::open(&paths[own]).unwrap().identity().unwrap().standing.clone();
             assert_eq!(standing, Standing::Member(plan.clone()));
-            members.push(Member::start(&peers[own], 10 + own as u64, plan.cluster));
+            members.push(Member::start(&peers[own], 10 + own as u64, plan.clone()));
             plans.push(plan);
         }
         members.into_iter().for_each(Member::stop);
@@ -453,15 +311,15 @@ mod tests {
         assert_eq!(nodes, [10, 11, 12]);
     }
 
-    /// A node of a cluster that exists: all it does here is to refuse.
+    /// A node of a cluster that exists: it refuses, and tells its own who they are.
     struct Member {
         mailbox: Mailbox<(usize, Heard)>,
         thread: JoinHandle<()>,
     }
 
     impl Member {
-        fn start(address: &PeerAddress, node: u64, cluster: ClusterId) -> Member {
-            let listen = address.look_up().unwrap()[0];
+        fn start(address: &PeerAddress, node: u64, plan: Plan) -> Member {
+            let (listen, cluster) = (address.look_up().unwrap()[0], plan.cluster);
             let (report, reported) = channel();
             let thread = std::thread::spawn(move || {
                 let scratch = tempfile::tempdir().unwrap();
@@ -470,7 +328,7 @@ mod tests {
                 let config = Config::new(identity, Secret::new(SECRET).unwrap());
                 let table = Table {
                     rpc: Rpc::new(config, Admission::default(), [7; 32], Instant::now()),
-                    gathering: Gathering::new(Vec::new(), 0, NodeId(node), None),
+                    gathering: Gathering::new(Vec::new(), 0, NodeId(node), Some(plan)),
                     peers: Vec::new(),
                     own: 0,
                     dir: DataDir::open(scratch.path()).unwrap(),
@@ -497,8 +355,7 @@ mod tests {
     fn a_founder_that_crashed_with_the_plan_goes_on_with_it() {
         let (_scratch, paths) = rooms(2);
         let peers = free_peers(2);
-        let founder = |place: usize| Founder { node: NodeId(10 + place as u64), address: peers[place].to_string() };
-        let plan = Plan { cluster: ClusterId(5), founders: vec![founder(0), founder(1)] };
+        let plan = plan_of(5, &peers);
         let mut first = open(&paths[0], 10);
         first.set_identity(identity::Identity { node: NodeId(10), standing: Standing::Planned(plan.clone()) }).unwrap();
         let (tell, ended) = channel();
@@ -511,12 +368,12 @@ mod tests {
     fn a_new_node_in_the_place_of_a_member_is_sent_away() {
         let (_scratch, paths) = rooms(1);
         let peers = free_peers(2);
-        let member = Member::start(&peers[0], 10, ClusterId(0xabc));
+        let member = Member::start(&peers[0], 10, plan_of(0xabc, &peers));
         let (tell, ended) = channel();
         start(&tell, open(&paths[0], 99), &peers, 1);
         let error = ended.recv().unwrap().1.unwrap_err().to_string();
-        assert!(error.contains("is a member of cluster 00000000000000000000000000000abc already"), "{error}");
-        assert!(error.contains(&format!("if {} was a member too, its disk is lost", peers[1])), "{error}");
+        let lost = format!("{} was node 000000000000000b of cluster 00000000000000000000000000000abc", peers[1]);
+        assert!(error.contains(&lost), "{error}");
         member.stop();
     }
 
@@ -548,7 +405,7 @@ mod tests {
         });
         assert_eq!(ask(&unrelated, 1, SECRET), "is no dstore node: it speaks otherwise");
         talks.join().unwrap();
-        let member = Member::start(&peers[0], 10, UNFOUNDED);
+        let member = Member::start(&peers[0], 10, plan_of(UNFOUNDED.0, &peers));
         assert_eq!(ask(&peers[0], 1, b"another secret of others"), "has another cluster secret");
         assert_eq!(ask(&peers[0], 10, SECRET), "is this node itself");
         member.stop();

@@ -16,14 +16,17 @@
 //!   of the lost one.
 //!
 //! Nodes that are not members speak the peer protocol as members of cluster 0. A member refuses them as it refuses every
-//! other cluster, and its refusal, given only to who proved the secret, says what they need to know: its cluster.
+//! other cluster, and its refusal, given only to who proved the secret, says what they need to know: its cluster. Who it
+//! refused may ask again in the name of that cluster, to tell the user whose place he is in.
 //!
 //! A member needs none of this: it knows its cluster, and where its peers were; `--peers` may say where they are now.
 //!
-//! [`gathering`] decides, [`meeting`] carries it over sockets.
+//! [`gathering`] decides; [`meeting`] answers and [`asker`] asks over sockets; [`wire`] is what they say.
 
+mod asker;
 mod gathering;
 mod meeting;
+mod wire;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -31,6 +34,7 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use dstore_rpc::{ClusterId, NodeId, Secret};
 
+pub use self::wire::Founders;
 use crate::config::{ClusterConfig, HOW_TO_MAKE_A_SECRET, PeerAddress};
 use crate::data_dir::DataDir;
 use crate::identity::{Founder, Identity, Plan, Standing};
@@ -48,6 +52,8 @@ pub struct Founded {
     pub secret: Secret,
     /// Where it listens for peers; nowhere in a cluster of one.
     pub peer_listen: Option<SocketAddr>,
+    /// What it tells those who would found another cluster in the place of one of its members.
+    pub founders: Founders,
 }
 
 /// Makes the node of `dir` a member of the cluster that `config` describes, or finds that it is one. Waits for the other
@@ -99,6 +105,7 @@ fn found_together(mut dir: DataDir, config: &ClusterConfig) -> anyhow::Result<(D
     }
     let (dir, plan) =
         meeting::meet(dir, meeting::Meeting { peers: config.peers.clone(), own, listen, secret: secret.clone() })?;
+    tracing::info!("founded cluster {} with {} nodes", plan.cluster, plan.founders.len());
     let founded = founded(&dir, node, &plan, secret, Some(listen));
     Ok((dir, founded))
 }
@@ -156,7 +163,7 @@ fn rejoin(dir: &DataDir, plan: &Plan, config: &ClusterConfig) -> anyhow::Result<
 fn founded(dir: &DataDir, node: NodeId, plan: &Plan, secret: Secret, peer_listen: Option<SocketAddr>) -> Founded {
     let identity = dstore_rpc::Identity { cluster: plan.cluster, node, incarnation: dir.incarnation() };
     let members = plan.founders.iter().map(|founder| (founder.node, founder.address.clone())).collect();
-    Founded { identity, members, secret, peer_listen }
+    Founded { identity, members, secret, peer_listen, founders: Founders::new(plan) }
 }
 
 fn random_secret() -> anyhow::Result<Secret> {

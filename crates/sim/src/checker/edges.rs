@@ -9,7 +9,7 @@ use super::lists::{Index, Order};
 /// The graph of everything that happened.
 pub(super) fn build(history: &History, index: &Index, orders: &BTreeMap<Key, Order>) -> Graph {
     let mut graph = Graph::new(history.transactions.len());
-    let happened: Vec<bool> = history.transactions.iter().map(|transaction| index.happened(transaction)).collect();
+    let happened: Vec<bool> = (0..history.transactions.len()).map(|id| index.happened(id)).collect();
     for (key, order) in orders {
         writes(&mut graph, index, *key, order);
     }

@@ -5,17 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::history::{History, Key, MicroOp, Outcome, Token, Transaction, list_text};
 use super::report::{Anomaly, Violation};
 
-/// Where tokens come from.
+/// Where tokens come from, and what took effect.
 pub(super) struct Index {
     /// The transaction that appends a token, and to which key.
     writers: BTreeMap<Token, (usize, Key)>,
     /// Tokens that somebody read.
     observed: BTreeSet<Token>,
+    /// Which transactions took effect, as far as anybody can know.
+    happened: Vec<bool>,
 }
 
 impl Index {
     pub(super) fn new(history: &History) -> Index {
-        let mut index = Index { writers: BTreeMap::new(), observed: BTreeSet::new() };
+        let mut index = Index { writers: BTreeMap::new(), observed: BTreeSet::new(), happened: Vec::new() };
         for (id, transaction) in history.transactions.iter().enumerate() {
             for op in &transaction.ops {
                 match op {
@@ -28,16 +30,35 @@ impl Index {
                 }
             }
         }
+        index.happened = index.effective(history);
         index
+    }
+
+    /// What committed; what was seen; and, since a connection's commands take effect in order and none is left out unless
+    /// it was refused, what was sent before such a one on its connection.
+    fn effective(&self, history: &History) -> Vec<bool> {
+        let mut later = BTreeSet::new();
+        let mut happened: Vec<bool> = Vec::with_capacity(history.transactions.len());
+        for transaction in history.transactions.iter().rev() {
+            let seen = tokens(transaction).any(|token| self.observed.contains(&token));
+            let implied = transaction.outcome == Outcome::Unknown && later.contains(&transaction.connection);
+            let did = transaction.outcome == Outcome::Committed || seen || implied;
+            if did {
+                later.insert(transaction.connection);
+            }
+            happened.push(did);
+        }
+        happened.reverse();
+        happened
     }
 
     pub(super) fn writer(&self, token: Token) -> Option<usize> {
         self.writers.get(&token).map(|(id, _)| *id)
     }
 
-    /// Whether the transaction took effect, as far as anybody can know.
-    pub(super) fn happened(&self, transaction: &Transaction) -> bool {
-        transaction.outcome == Outcome::Committed || tokens(transaction).any(|token| self.observed.contains(&token))
+    /// Whether a transaction took effect, as far as anybody can know.
+    pub(super) fn happened(&self, id: usize) -> bool {
+        self.happened[id]
     }
 }
 
@@ -64,7 +85,7 @@ struct Read<'a> {
     list: &'a [Token],
 }
 
-/// The version order of every key, and what is wrong with single lists, operations and connections.
+/// The version order of every key, and what is wrong with single lists and operations.
 pub(super) fn examine(history: &History, index: &Index) -> (BTreeMap<Key, Order>, Vec<Violation>) {
     let mut reads: BTreeMap<Key, Vec<Read<'_>>> = BTreeMap::new();
     let mut violations = Vec::new();
@@ -83,7 +104,6 @@ pub(super) fn examine(history: &History, index: &Index) -> (BTreeMap<Key, Order>
         let examined = Examined { history, index, key: *key, reads };
         orders.insert(*key, examined.run(&mut violations));
     }
-    violations.extend(skipped(history, index));
     (orders, violations)
 }
 
@@ -191,7 +211,7 @@ impl Examined<'_> {
         for (id, transaction) in self.history.transactions.iter().enumerate() {
             for op in &transaction.ops {
                 let MicroOp::Append { key, token, length } = op else { continue };
-                if *key != self.key || !self.index.happened(transaction) {
+                if *key != self.key || !self.index.happened(id) {
                     continue;
                 }
                 match place.get(token) {
@@ -277,27 +297,6 @@ impl Known {
     fn agrees(&self, list: &[Token]) -> bool {
         if self.whole { list == self.tokens } else { list.ends_with(&self.tokens) }
     }
-}
-
-/// A later command of a connection took effect and an earlier append, whose outcome is unknown, did not: something was
-/// overtaken or left out. Only for appends that would have been seen, since every key is read in the end.
-fn skipped(history: &History, index: &Index) -> Vec<Violation> {
-    let mut found = Vec::new();
-    let mut open: BTreeMap<u64, usize> = BTreeMap::new();
-    for (id, transaction) in history.transactions.iter().enumerate() {
-        let appends = tokens(transaction).next().is_some();
-        if !index.happened(transaction) {
-            if transaction.outcome == Outcome::Unknown && appends {
-                open.entry(transaction.connection).or_insert(id);
-            }
-        } else if let Some(earlier) = open.remove(&transaction.connection) {
-            let text = "a command took effect, and an earlier one of its connection, not refused, did not".to_owned();
-            let mut violation = Violation::new(Anomaly::Skipped, text);
-            violation.show(history, [earlier, id]);
-            found.push(violation);
-        }
-    }
-    found
 }
 
 /// One wrong token shows in every later list; its first report is enough.

@@ -15,7 +15,7 @@
 //! one that was refused and is there all the same.
 //!
 //! An outcome that nobody knows is taken as both: a transaction of which something was observed has happened, and has
-//! no end in real time; one of which nothing was observed constrains nothing.
+//! no end in real time, and so has what its connection had sent before; any other constrains nothing.
 //!
 //! Read [`check`] first, then `lists` (what a list tells), `edges`, and `graph` (cycles).
 //!

@@ -26,8 +26,6 @@ pub enum Anomaly {
     Internal,
     /// An append was answered with a length that it did not make.
     WrongLength,
-    /// A later command of a connection took effect, an earlier one did not.
-    Skipped,
     /// A cycle.
     Cycle(Cycle, Order),
 }
@@ -72,7 +70,6 @@ impl fmt::Display for Anomaly {
             Anomaly::IncompatibleOrder => "incompatible orders",
             Anomaly::Internal => "internal inconsistency",
             Anomaly::WrongLength => "wrong length",
-            Anomaly::Skipped => "skipped command",
             Anomaly::Cycle(cycle, order) => {
                 let cycle = match cycle {
                     Cycle::G0 => "G0, cycle of appends",

@@ -177,10 +177,15 @@ fn a_wrong_length_is_found() {
 }
 
 #[test]
-fn a_skipped_command_is_found() {
-    bad(Anomaly::Skipped, "c1 10-? append 1 1\n c1 11-? append 1 2\n c2 30-40 read 1 [2]");
+fn a_command_that_was_left_out_is_found() {
+    // The later of two commands took effect, the earlier did not.
+    bad(cycle(Cycle::G0, Order::Connection), "c1 10-? append 1 1\n c1 11-? append 1 2\n c2 30-40 read 1 [2]");
+    let over_keys = "c1 10-? append 1 1\n c1 11-? append 2 2\n c2 30-40 read 2 [2]\n c3 50-60 read 1 []";
+    bad(Anomaly::STALE_READ, over_keys);
     good("c1 10-20! append 1 1\n c1 11-? append 1 2\n c2 30-40 read 1 [2]");
     good("c1 10-? append 1 1\n c1 11-? append 1 2\n c2 30-40 read 1 [1]");
+    // Both took effect between the two reads.
+    good("c1 10-? append 1 1\n c1 11-? append 2 2\n c3 20-30 read 1 []\n c2 50-60 read 2 [2]");
 }
 
 #[test]

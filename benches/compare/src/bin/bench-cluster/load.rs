@@ -5,10 +5,9 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
+use dstore_bench::usage;
 use dstore_testkit::powerloss::{Choose, Seeded};
 use tokio::task::LocalSet;
-
-use crate::usage;
 
 /// Keys that are written and read.
 pub(crate) const KEYS: usize = 10_000;

@@ -16,9 +16,8 @@
 mod dstore;
 mod etcd;
 mod load;
-mod usage;
 
-use dstore_bench::middle;
+use dstore_bench::{middle, usage};
 use load::{LOADS, Sample, System};
 
 /// Odd, so that there is one in the middle.

@@ -24,6 +24,11 @@ fn gathering(own: usize, node: u64, plan: Option<Plan>) -> Gathering {
     Gathering::new(addresses(3), own, NodeId(node), plan)
 }
 
+/// A member that tells no more than its cluster.
+fn member(cluster: u128) -> Heard {
+    Heard::Member { cluster: ClusterId(cluster), founders: Vec::new() }
+}
+
 const FRESH: ClusterId = ClusterId(77);
 
 #[test]
@@ -54,7 +59,7 @@ fn the_others_take_the_plan_over_and_believe_a_member() {
     assert_eq!(second.handle(0, says(1, None), FRESH), Ok(Step::Wait));
     assert_eq!(second.handle(0, says(1, Some(planned.clone())), FRESH), Ok(Step::Write(planned.clone())));
     assert_eq!(second.handle_written(planned.clone()), Step::Wait);
-    assert_eq!(second.handle(2, Heard::Member(ClusterId(9)), FRESH), Ok(Step::Found(planned)));
+    assert_eq!(second.handle(2, member(9), FRESH), Ok(Step::Found(planned)));
 }
 
 #[test]
@@ -67,11 +72,16 @@ fn a_cluster_of_one_peer_has_nobody_to_wait_for() {
 
 #[test]
 fn a_new_node_among_members_founds_nothing() {
-    let mut lost = gathering(1, 20, None);
-    let error = lost.handle(0, Heard::Member(ClusterId(9)), FRESH).unwrap_err();
-    let text = error.to_string();
-    for part in ["10.0.0.1:7101", "00000000000000000000000000000009", "10.0.0.2:7101", "disk is lost", "removed"] {
-        assert!(text.contains(part), "{part} is missing in: {text}");
+    let told = |heard: Heard| gathering(1, 20, None).handle(0, heard, FRESH).unwrap_err().to_string();
+    let lost = told(Heard::Member { cluster: ClusterId(9), founders: plan(9, &[1, 2, 3]).founders });
+    for part in ["10.0.0.2:7101 was node 0000000000000002 of cluster 00000000000000000000000000000009", "removed"] {
+        assert!(lost.contains(part), "{part} is missing in: {lost}");
+    }
+    for stranger in [told(member(9)), told(Heard::Member { cluster: ClusterId(9), founders: plan(9, &[1]).founders })] {
+        assert!(
+            stranger.contains("10.0.0.1:7101 is a member of cluster 0000000000000000000000000000000"),
+            "{stranger}"
+        );
     }
 }
 
@@ -92,7 +102,7 @@ fn two_plans_and_two_clusters_do_not_mix() {
     let mut node = gathering(1, 2, Some(ours));
     let other = FoundingError::OtherPlan { peer: addresses(3)[2].clone() };
     assert_eq!(node.handle(2, says(3, Some(plan(10, &[1, 2, 3]))), FRESH), Err(other));
-    let error = node.handle(2, Heard::Member(ClusterId(10)), FRESH).unwrap_err();
+    let error = node.handle(2, member(10), FRESH).unwrap_err();
     assert!(matches!(error, FoundingError::Foreign { theirs: ClusterId(10), .. }), "{error}");
 }
 
@@ -149,7 +159,7 @@ fn random_founding(seed: u64) {
         let place = (asker + 1 + choices.below(count - 1)) % count;
         let heard = match choices.below(4) {
             0 => Heard::Away("lost".to_owned()),
-            _ if disks[place].member => Heard::Member(disks[place].plan.as_ref().unwrap().cluster),
+            _ if disks[place].member => member(disks[place].plan.as_ref().unwrap().cluster.0),
             _ => Heard::Founder { node: node_at(place), peers: texts(&peers), plan: disks[place].plan.clone() },
         };
         let fresh = ClusterId(1000 + asked as u128);

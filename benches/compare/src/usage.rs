@@ -7,7 +7,7 @@ use std::time::Duration;
 /// # Panics
 ///
 /// When one of them has ended.
-pub(crate) fn cpu(pids: &[u32]) -> Duration {
+pub fn cpu(pids: &[u32]) -> Duration {
     let ticks: u64 = pids.iter().map(|pid| ticks(&read(*pid, "stat"))).sum();
     Duration::from_secs(ticks) / u32::try_from(rustix::param::clock_ticks_per_second()).expect("it is 100")
 }
@@ -17,7 +17,7 @@ pub(crate) fn cpu(pids: &[u32]) -> Duration {
 /// # Panics
 ///
 /// When it has ended.
-pub(crate) fn memory_mib(pid: u32) -> f64 {
+pub fn memory_mib(pid: u32) -> f64 {
     let status = read(pid, "status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib: f64 =
