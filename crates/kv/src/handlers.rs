@@ -75,6 +75,7 @@ fn of_keys(id: CommandId) -> Option<Handler> {
         CommandId::ObjectHelp => object::help_text,
         CommandId::ObjectIdleTime => object::idletime,
         CommandId::ObjectRefCount => object::refcount,
+        CommandId::MemoryUsage => object::memory_usage,
         CommandId::Dump => dump::dump,
         CommandId::Restore => dump::restore,
         CommandId::KvVersion => versions::version,

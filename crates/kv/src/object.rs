@@ -3,6 +3,7 @@
 
 use dstore_resp::{CommandId, Reply, help};
 
+use crate::context::errors::{NOT_AN_INTEGER, SYNTAX};
 use crate::evaluation::{Command, Evaluation, Stop};
 use crate::number::parse_i64;
 use crate::value::Record;
@@ -65,6 +66,30 @@ pub(crate) fn freq(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Res
         None => Ok(Reply::Null),
         Some(_) => Err(Stop::error(NO_FREQUENCY)),
     }
+}
+
+/// What a record takes beside key and value: versions, lengths, block overhead of the engine, generously.
+const RECORD_OVERHEAD_BYTES: usize = 64;
+
+/// `MEMORY USAGE key [SAMPLES count]`: about the bytes of the key's records. There is nothing to sample in a string.
+pub(crate) fn memory_usage(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
+    for option in command.args[3..].chunks(2) {
+        let [word, count] = option else { return Err(Stop::error(SYNTAX)) };
+        if !word.eq_ignore_ascii_case(b"SAMPLES") {
+            return Err(Stop::error(SYNTAX));
+        }
+        match parse_i64(count) {
+            None => return Err(Stop::error(NOT_AN_INTEGER)),
+            Some(..0) => return Err(Stop::error(SYNTAX)),
+            Some(_) => {}
+        }
+    }
+    let key = &command.args[2];
+    let Some(record) = evaluation.read(key)? else {
+        return Ok(Reply::Null);
+    };
+    let bytes = key.len() + record.len() + RECORD_OVERHEAD_BYTES;
+    Ok(Reply::Integer(i64::try_from(bytes).unwrap_or(i64::MAX)))
 }
 
 /// `OBJECT HELP`

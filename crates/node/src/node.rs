@@ -15,7 +15,7 @@ use prost::Message as _;
 use crate::cached::Cached;
 use crate::entry::EntryError;
 use crate::gateway::{
-    ClientAddress, DEADLINE_INTERVAL, Facts, Host, RETRY_INTERVAL, Report, SessionId, Sessions, Stats, info,
+    ClientAddress, DEADLINE_INTERVAL, Facts, Gateway, Host, RETRY_INTERVAL, SessionId, Sessions, Stats,
 };
 use crate::group::{Effects, Event, Group, GroupParts, Writes};
 use crate::replica::Applied;
@@ -170,6 +170,8 @@ pub enum Output {
         /// Whose.
         session: SessionId,
     },
+    /// Stop this node, in order, as a signal would: SHUTDOWN.
+    Shutdown,
     /// Read no further requests of this session: too much waits.
     Pause {
         /// Whose.
@@ -280,13 +282,14 @@ pub struct Node<E> {
     pub(crate) outputs: VecDeque<Output>,
     writes: Writes,
     pub(crate) host: Box<dyn Host>,
-    started_us: u64,
+    pub(crate) started_us: u64,
     next_sweep_us: u64,
     /// No record of the expiry index is due before this time.
     sweep_from_ms: u64,
     next_housekeeping: Time,
 
     // The gateway's part.
+    pub(crate) gateway: Gateway,
     /// Sessions with work to be sent.
     pub(crate) ready: VecDeque<SessionId>,
     /// The same, but they have had their share of this turn.
@@ -357,6 +360,7 @@ impl<E: Engine> Node<E> {
             next_sweep_us: now.wall_us,
             sweep_from_ms: 0,
             next_housekeeping: now.mono,
+            gateway: Gateway::new(now.mono),
             ready: VecDeque::new(),
             later: Vec::new(),
             turn: 0,
@@ -598,6 +602,7 @@ impl<E: Engine> Node<E> {
         if now.mono >= self.next_expiry {
             self.expire(now)?;
         }
+        self.wake(now)?;
         if now.mono >= self.next_housekeeping {
             self.next_housekeeping = now.mono + HOUSEKEEPING_INTERVAL;
             self.tell_everywhere();
@@ -672,6 +677,9 @@ impl<E: Engine> Node<E> {
         if !self.held.is_empty() {
             wait = wait.min(RETRY_INTERVAL);
         }
+        if let Some(wake) = self.next_wake(now) {
+            wait = wait.min(wake.since(now.mono));
+        }
         if self.is_behind() {
             wait = wait.min(BUSY_RETRY);
         }
@@ -720,25 +728,6 @@ impl<E: Engine> Node<E> {
     pub fn plant(&mut self, bug: crate::Planted) {
         self.planted = Some(bug);
         self.groups.values_mut().for_each(|group| group.replica.planted = Some(bug));
-    }
-
-    pub(crate) fn info(&self, now: Now, args: &[Bytes]) -> Result<Reply, NodeError> {
-        let engine = self.engine.stats();
-        let report = Report {
-            facts: &self.facts,
-            now,
-            started_us: self.started_us,
-            engine: vec![
-                ("data_disk_bytes", engine.disk_bytes.to_string()),
-                ("data_unflushed_bytes", engine.unflushed_bytes.to_string()),
-                ("data_memory_bytes", engine.memory_bytes.to_string()),
-                ("data_compaction_pending_bytes", engine.compaction_pending_bytes.to_string()),
-                ("data_writes_refused_busy", engine.busy_total.to_string()),
-            ],
-            status: self.status()?,
-            inflight_bytes: self.groups.values().map(|group| group.replica.inflight_bytes()).sum(),
-        };
-        Ok(info(args, &report))
     }
 }
 

@@ -37,7 +37,28 @@ fn containers_know_their_subcommands() {
     let client = CommandSpec::of(CommandId::Client);
     assert!(client.is_container());
     let names: Vec<_> = client.subcommands().iter().map(CommandSpec::name).collect();
-    assert_eq!(names, ["getname", "help", "id", "info", "list", "setinfo", "setname"]);
+    assert_eq!(
+        names,
+        [
+            "caching",
+            "getname",
+            "getredir",
+            "help",
+            "id",
+            "info",
+            "kill",
+            "list",
+            "no-evict",
+            "pause",
+            "reply",
+            "setinfo",
+            "setname",
+            "tracking",
+            "trackinginfo",
+            "unblock",
+            "unpause",
+        ]
+    );
     assert!(!CommandSpec::of(CommandId::KvCas).is_container());
     assert!(CommandSpec::of(CommandId::KvCas).subcommands().is_empty());
     assert!(CommandSpec::of(CommandId::ClientSetName).subcommands().is_empty());

@@ -96,6 +96,9 @@ const HAND_OVER: Duration = Duration::from_secs(1);
 /// How long clients may take to receive their last replies once the node was asked to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// How long clients may take to receive their last replies after SHUTDOWN.
+const SHUTDOWN_DRAIN: Duration = Duration::from_secs(5);
+
 /// Rounds of work that lead to more work within one turn of the loop. What is then left comes in the next, at once.
 const ROUNDS_MAX: usize = 16;
 
@@ -248,6 +251,10 @@ impl Front {
                     }
                 }
                 Output::Close { session } => self.with_connection(session, |id| net.close(id)),
+                Output::Shutdown => {
+                    tracing::info!("stopping on request of a client (SHUTDOWN)");
+                    net.stop(SHUTDOWN_DRAIN);
+                }
                 Output::Pause { session } => self.with_connection(session, |id| net.pause(id)),
                 Output::Resume { session } => self.with_connection(session, |id| net.resume(id)),
                 Output::Write { ticket, ops } => self.write(net, ticket, ops),

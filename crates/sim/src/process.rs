@@ -269,6 +269,8 @@ impl Process {
                 }
             }
             Output::Close { session } => self.with_client(session, |client| client.closing = true),
+            // Its workloads do not ask for it.
+            Output::Shutdown => {}
             Output::Pause { session } => self.with_client(session, |client| client.paused = true),
             Output::Resume { session } => self.with_client(session, |client| client.paused = false),
             Output::Write { ticket, ops } => {

@@ -1,10 +1,9 @@
-//! Commands about the connection itself: PING, HELLO, AUTH, SELECT, CLIENT, RESET. None of them reads data.
+//! Commands about the connection itself: PING, HELLO, AUTH, SELECT. None of them reads data.
 
 use bytes::Bytes;
 use dstore_resp::{CommandId, ProtocolVersion, Reply};
 
-use super::session::{Session, Sessions};
-use crate::Now;
+use super::session::Session;
 
 /// Databases a client may SELECT.
 pub(crate) const DATABASES: u8 = 16;
@@ -99,10 +98,10 @@ pub(crate) fn hello(session: &mut Session, args: &[Bytes], password: Option<&[u8
             }
             rest = &rest[3..];
         } else if option.eq_ignore_ascii_case(b"SETNAME") && rest.len() >= 2 {
-            if let Some(refusal) = check_name(&rest[1], "Client names") {
+            if let Err(refusal) = check_name(&rest[1], "Client names") {
                 return refusal;
             }
-            name = Some(rest[1].clone());
+            name = Some(Bytes::copy_from_slice(&rest[1]));
             rest = &rest[2..];
         } else {
             let option = String::from_utf8_lossy(option).replace(['\r', '\n'], " ");
@@ -130,109 +129,15 @@ pub(crate) fn hello(session: &mut Session, args: &[Bytes], password: Option<&[u8
     ])
 }
 
-/// CLIENT SETNAME name; an empty name removes it.
-pub(crate) fn client_setname(session: &mut Session, args: &[Bytes]) -> Reply {
-    if let Some(refusal) = check_name(&args[2], "Client names") {
-        return refusal;
-    }
-    session.name = args[2].clone();
-    Reply::OK
-}
-
-/// CLIENT SETINFO lib-name|lib-ver value
-pub(crate) fn client_setinfo(session: &mut Session, args: &[Bytes]) -> Reply {
-    let (field, what) = if args[2].eq_ignore_ascii_case(b"lib-name") {
-        (&mut session.lib_name, "lib-name")
-    } else if args[2].eq_ignore_ascii_case(b"lib-ver") {
-        (&mut session.lib_version, "lib-ver")
-    } else {
-        let option = String::from_utf8_lossy(&args[2]).replace(['\r', '\n'], " ");
-        return Reply::error(format!("ERR Unrecognized option '{option}'"));
-    };
-    if let Some(refusal) = check_name(&args[3], what) {
-        return refusal;
-    }
-    *field = args[3].clone();
-    Reply::OK
-}
-
 /// Names appear in CLIENT LIST, whose fields are parted by spaces and lines by newlines.
-fn check_name(name: &[u8], what: &str) -> Option<Reply> {
+///
+/// # Errors
+///
+/// Redis's reply.
+pub(crate) fn check_name(name: &[u8], what: &str) -> Result<(), Reply> {
     let printable = name.iter().all(|byte| (b'!'..=b'~').contains(byte));
-    (!printable).then(|| Reply::error(format!("ERR {what} cannot contain spaces, newlines or special characters.")))
-}
-
-/// CLIENT GETNAME
-pub(crate) fn client_getname(session: &Session) -> Reply {
-    if session.name.is_empty() { Reply::Null } else { Reply::Bulk(session.name.clone()) }
-}
-
-/// CLIENT INFO
-pub(crate) fn client_info(session: &Session, now: Now) -> Reply {
-    Reply::Verbatim("txt", Bytes::from(describe(session, now)))
-}
-
-/// CLIENT LIST [TYPE type] [ID id ...]
-pub(crate) fn client_list(sessions: &Sessions, args: &[Bytes], now: Now) -> Reply {
-    let mut ids = None;
-    let mut nobody = false;
-    match &args[2..] {
-        [] => {}
-        [option, kind] if option.eq_ignore_ascii_case(b"TYPE") => match kind.to_ascii_lowercase().as_slice() {
-            b"normal" => {}
-            b"master" | b"replica" | b"slave" | b"pubsub" => nobody = true,
-            _ => {
-                let kind = String::from_utf8_lossy(kind).replace(['\r', '\n'], " ");
-                return Reply::error(format!("ERR Unknown client type '{kind}'"));
-            }
-        },
-        [option, wanted @ ..] if option.eq_ignore_ascii_case(b"ID") && !wanted.is_empty() => {
-            let wanted: Option<Vec<i64>> = wanted.iter().map(|id| integer(id)).collect();
-            match wanted {
-                Some(wanted) => ids = Some(wanted),
-                None => return Reply::error("ERR Invalid client ID"),
-            }
-        }
-        _ => return Reply::error("ERR syntax error"),
-    }
-    let mut text = String::new();
-    for session in sessions.by_age() {
-        let wanted = ids.as_ref().is_none_or(|ids| ids.contains(&session.id.client.cast_signed()));
-        if wanted && !nobody {
-            text.push_str(&describe(session, now));
-        }
-    }
-    Reply::Verbatim("txt", Bytes::from(text))
-}
-
-/// One line of CLIENT LIST.
-fn describe(session: &Session, now: Now) -> String {
-    let seconds_since = |then: u64| now.wall_us.saturating_sub(then) / 1_000_000;
-    let text = |bytes: &Bytes| String::from_utf8_lossy(bytes).into_owned();
-    let flags = match (session.multi.is_some(), session.closing) {
-        (false, false) => "N",
-        (true, false) => "x",
-        (false, true) => "c",
-        (true, true) => "xc",
-    };
-    let multi = session.multi.as_ref().map_or(-1, |multi| i64::try_from(multi.commands.len()).unwrap_or(i64::MAX));
-    format!(
-        "id={} addr={} laddr={} name={} age={} idle={} flags={flags} db={} sub=0 psub=0 ssub=0 multi={multi} \
-         oll={} multi-mem={} cmd={} user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
-        session.id.client,
-        session.address.remote,
-        session.address.local,
-        text(&session.name),
-        seconds_since(session.connected_us),
-        seconds_since(session.active_us),
-        session.db,
-        session.slots.len(),
-        session.multi.as_ref().map_or(0, |multi| multi.bytes),
-        session.last_command.map_or("NULL", |spec| spec.full_name),
-        if session.resp == ProtocolVersion::Resp3 { 3 } else { 2 },
-        text(&session.lib_name),
-        text(&session.lib_version),
-    )
+    let refusal = || Reply::error(format!("ERR {what} cannot contain spaces, newlines or special characters."));
+    printable.then_some(()).ok_or_else(refusal)
 }
 
 /// A decimal integer as Redis reads one: no sign `+`, no leading zeros, no spaces.

@@ -2,12 +2,11 @@
 
 use bytes::Bytes;
 use dstore_raft::Time;
-use dstore_resp::{CommandId, CommandSpec, ProtocolVersion, Reply, answer_command, help, resolve};
+use dstore_resp::{CommandFlags, CommandId, CommandSpec, ProtocolVersion, Reply, answer_command, resolve};
 use dstore_storage::Engine;
 
-use super::connection;
-use super::server;
 use super::session::{Expects, Multi, Part, SessionId, Slot, Unsent};
+use super::{absent, calls, connection, monitor, server};
 use crate::batch::{Command, Done, Item, Watched, Work, bytes_of};
 use crate::{Node, NodeError, Now, Output};
 
@@ -28,7 +27,7 @@ impl<E: Engine> Node<E> {
     pub fn handle_request(&mut self, now: Now, id: SessionId, args: Vec<Bytes>) -> Result<(), NodeError> {
         let Some(session) = self.sessions.get_mut(id).filter(|session| !session.closing) else { return Ok(()) };
         session.active_us = now.wall_us;
-        if session.barrier {
+        if session.holds() {
             session.hold(args);
             self.maybe_pause(id);
             return Ok(());
@@ -37,46 +36,96 @@ impl<E: Engine> Node<E> {
     }
 
     fn plan(&mut self, now: Now, id: SessionId, args: Vec<Bytes>) -> Result<(), NodeError> {
-        let Some(session) = self.sessions.get_mut(id) else { return Ok(()) };
         if HTTP_WORDS.iter().any(|word| args[0].eq_ignore_ascii_case(word)) {
             self.hang_up(id);
             return Ok(());
         }
-        let spec = match resolve(&args) {
+        let spec = match self.admit(id, &args) {
             Ok(spec) => spec,
             Err(refusal) => {
-                if args[0].eq_ignore_ascii_case(b"EXEC") {
-                    // An EXEC that is malformed still ends the transaction; its error says so.
-                    session.end_transaction();
-                } else if let Some(multi) = &mut session.multi {
-                    multi.aborted = true;
-                }
                 self.answer(id, refusal);
                 return Ok(());
             }
         };
-        session.last_command = Some(spec);
-        if !session.authenticated && !connection::is_open_to_all(spec.id) {
-            self.answer(id, Reply::error("NOAUTH Authentication required."));
+        let Some(session) = self.sessions.get(id) else { return Ok(()) };
+        if self.is_postponed(now, session, spec) {
+            self.postpone(id, args);
             return Ok(());
         }
+        let Some(session) = self.sessions.get_mut(id) else { return Ok(()) };
+        session.last_command = Some(spec);
+        session.begin_request();
+        let (queues, db) = (session.multi.is_some() && !controls(spec.id), session.db);
         self.stats.commands += 1;
-        let controls = matches!(
-            spec.id,
-            CommandId::Multi
-                | CommandId::Exec
-                | CommandId::Discard
-                | CommandId::Watch
-                | CommandId::Quit
-                | CommandId::Reset
-        );
+        if queues {
+            let reply = self.queue(id, spec, args);
+            self.answer(id, reply);
+            return Ok(());
+        }
+        if spec.id != CommandId::Exec {
+            self.show(now, id, spec, &args, db);
+        }
+        if dstore_kv::evaluates(spec.id) {
+            let work = Work::One(Command { spec, args, db });
+            self.submit(now.mono, id, work, None, Expects::Reply);
+            return Ok(());
+        }
+        self.control(now, id, Command { spec, args, db })
+    }
+
+    /// Finds out which command a request is for, and whether it may be given now.
+    fn admit(&mut self, id: SessionId, args: &[Bytes]) -> Result<&'static CommandSpec, Reply> {
+        let Some(session) = self.sessions.get_mut(id) else { return Err(Reply::Null) };
+        let resolved = resolve(args).map_err(|refusal| absent::refusal(args).unwrap_or(refusal));
+        let refusal = match resolved {
+            Ok(spec) if !session.authenticated && !connection::is_open_to_all(spec.id) => {
+                Reply::error("NOAUTH Authentication required.")
+            }
+            Ok(spec) if session.multi.is_some() && spec.flags.has(CommandFlags::NO_MULTI) => {
+                Reply::error("ERR Command not allowed inside a transaction")
+            }
+            Ok(spec) if session.multi.is_some() && spec.id == CommandId::ClientReply => {
+                // In Redis it takes replies out of EXEC's array, which no client can read then.
+                Reply::error("ERR CLIENT REPLY is not allowed inside a transaction")
+            }
+            Ok(spec) => return Ok(spec),
+            Err(refusal) => refusal,
+        };
+        session.begin_request();
+        if args[0].eq_ignore_ascii_case(b"EXEC") {
+            // An EXEC that is malformed still ends the transaction; its error says so.
+            session.end_transaction();
+        } else if let Some(multi) = &mut session.multi {
+            multi.aborted = true;
+        }
+        if let Some(spec) = CommandSpec::lookup(&args[0]) {
+            self.gateway.calls.reject(spec.id);
+        }
+        Err(refusal)
+    }
+
+    /// A pause stops this session: the request waits before those that are behind it.
+    fn postpone(&mut self, id: SessionId, args: Vec<Bytes>) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        session.postponed = true;
+        session.bytes += bytes_of(&args);
+        session.held.push_front(args);
+        self.gateway.postponed += 1;
+        self.maybe_pause(id);
+    }
+
+    /// Carries out a command that is answered by this node, or that changes how the session is served.
+    fn control(&mut self, now: Now, id: SessionId, command: Command) -> Result<(), NodeError> {
+        let Some(session) = self.sessions.get_mut(id) else { return Ok(()) };
+        let spec = command.spec;
         let reply = match spec.id {
-            _ if session.multi.is_some() && !controls => self.queue(id, spec, args),
-            CommandId::Multi => self.multi(id),
-            CommandId::Exec => return self.exec(now, id),
-            CommandId::Discard => self.discard(id),
+            CommandId::Exec => {
+                self.exec(now, id)?;
+                self.show(now, id, spec, &command.args, command.db);
+                return Ok(());
+            }
             CommandId::Watch => {
-                self.watch(now.mono, id, args);
+                self.watch(now.mono, id, command.args);
                 return Ok(());
             }
             CommandId::Quit => {
@@ -84,27 +133,94 @@ impl<E: Engine> Node<E> {
                 self.hang_up(id);
                 return Ok(());
             }
+            CommandId::Wait => {
+                let refusal = self.wait(now, id, &command.args);
+                if refusal.is_none() {
+                    return self.wake_one(now, id);
+                }
+                refusal
+            }
+            CommandId::Multi => Some(self.multi(id)),
+            CommandId::Discard => Some(self.discard(id)),
             CommandId::Reset => {
                 session.reset();
                 session.authenticated = self.facts.password.is_none();
-                Reply::Simple("RESET")
+                Some(Reply::Simple("RESET"))
             }
-            _ if dstore_kv::evaluates(spec.id) => {
-                let work = Work::One(Command { spec, args, db: session.db });
-                self.submit(now.mono, id, work, None, Expects::Reply);
-                return Ok(());
-            }
-            _ => {
-                let command = Command { spec, args, db: session.db };
-                self.answer_here(now, id, &command)?
-            }
+            CommandId::ClientReply => self.client_reply(id, &command.args[2]),
+            CommandId::Debug => self.debug(now, id, &command.args),
+            CommandId::Shutdown => self.shutdown(&command.args),
+            _ => Some(self.answer_here(now, id, &command)?),
         };
+        let Some(reply) = reply else { return Ok(()) };
+        self.note(now, id, spec, &command.args, (now.mono, calls::error_text(&reply).is_some()));
         self.answer(id, reply);
+        if self.sessions.get(id).is_some_and(|session| session.closes_behind_reply) {
+            self.hang_up(id);
+        }
         Ok(())
+    }
+
+    /// Notes that a command was answered that had come at a time, and whether with an error.
+    fn note(&mut self, now: Now, id: SessionId, spec: &CommandSpec, args: &[Bytes], call: (Time, bool)) {
+        let (arrived, failed) = call;
+        let took = now.mono.since(arrived);
+        let gateway = &mut self.gateway;
+        let settings = &gateway.settings;
+        gateway.calls.note(spec.id, settings.latency_tracking.then_some(took), failed);
+        let seconds = now.wall_us / 1_000_000;
+        gateway.latency.note(seconds, spec, took, settings.latency_threshold_ms);
+        let slow = u128::try_from(settings.slow_log_slower_us).is_ok_and(|slower_us| took.as_micros() >= slower_us);
+        if slow && let Some(session) = self.sessions.get(id) {
+            let redacted = monitor::redacted(spec.id, args);
+            let limits = (settings.slow_log_slower_us, settings.slow_log_len_max);
+            gateway.slow_log.note(seconds, took, redacted.as_deref().unwrap_or(args), session, limits);
+        }
+    }
+
+    /// Notes what came of a piece of work.
+    pub(crate) fn note_done(&mut self, now: Now, id: SessionId, item: &Item, outcome: &Done) {
+        match (&item.work, outcome) {
+            (Work::One(command), Done::Reply(reply)) => {
+                let failed = calls::error_text(reply).is_some();
+                if !failed
+                    && command.spec.flags.has(CommandFlags::READONLY)
+                    && command.spec.keys(&command.args).count() == 1
+                {
+                    let misses = u64::from(calls::is_nothing(reply));
+                    self.gateway.calls.misses += misses;
+                    self.gateway.calls.hits += 1 - misses;
+                }
+                self.note(now, id, command.spec, &command.args, (item.arrived, failed));
+            }
+            (Work::Block { commands, .. }, outcome) => {
+                if let Done::Block(Some(replies)) = outcome {
+                    for (command, reply) in commands.iter().zip(replies) {
+                        let error = calls::error_text(reply);
+                        self.gateway.calls.note(command.spec.id, None, error.is_some());
+                        if let Some(text) = error {
+                            self.stats.errors += 1;
+                            self.gateway.calls.note_error(&text);
+                        }
+                    }
+                }
+                let exec = [Bytes::from_static(b"EXEC")];
+                let failed = matches!(outcome, Done::Reply(_));
+                self.note(now, id, CommandSpec::of(CommandId::Exec), &exec, (item.arrived, failed));
+            }
+            (Work::Watch { keys, .. }, outcome) => {
+                let spec = CommandSpec::of(CommandId::Watch);
+                self.note(now, id, spec, keys, (item.arrived, matches!(outcome, Done::Reply(_))));
+            }
+            (Work::One(_), _) => {}
+        }
     }
 
     /// Answers what could not even be read as a request, in its turn, and then closes.
     pub fn refuse(&mut self, id: SessionId, reply: Reply) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.begin_request();
+        }
         self.answer(id, reply);
         self.hang_up(id);
     }
@@ -113,7 +229,7 @@ impl<E: Engine> Node<E> {
     pub fn hang_up(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         session.closing = true;
-        if session.slots.is_empty() && session.held.is_empty() {
+        if session.is_done() {
             self.outputs.push_back(Output::Close { session: id });
         }
     }
@@ -121,9 +237,9 @@ impl<E: Engine> Node<E> {
     /// Gives a reply its place among the session's replies, and sends it if none is owed before.
     pub(crate) fn answer(&mut self, id: SessionId, reply: Reply) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let version = session.resp;
-        if session.slots.is_empty() {
-            self.send_reply(id, reply, version);
+        let (version, muted) = (session.resp, session.muted);
+        if session.slots.is_empty() || muted {
+            self.send_reply(id, reply, version, muted);
             return;
         }
         session.bytes += reply.bytes_len();
@@ -131,13 +247,14 @@ impl<E: Engine> Node<E> {
         self.maybe_pause(id);
     }
 
-    pub(crate) fn send_reply(&mut self, session: SessionId, reply: Reply, version: ProtocolVersion) {
-        let is_error = match &reply {
-            Reply::Error(_) => true,
-            Reply::Encoded(bytes) => bytes.first() == Some(&b'-'),
-            _ => false,
-        };
-        self.stats.errors += u64::from(is_error);
+    fn send_reply(&mut self, session: SessionId, reply: Reply, version: ProtocolVersion, muted: bool) {
+        if let Some(text) = calls::error_text(&reply) {
+            self.stats.errors += 1;
+            self.gateway.calls.note_error(&text);
+        }
+        if muted {
+            return;
+        }
         if let Some(sender) = self.sessions.get_mut(session) {
             if sender.burst_turn != self.turn {
                 (sender.burst_turn, sender.burst_bytes) = (self.turn, 0);
@@ -150,11 +267,11 @@ impl<E: Engine> Node<E> {
     /// Gives work to the range, and its reply a place.
     fn submit(&mut self, now: Time, id: SessionId, work: Work, transaction: Option<u64>, expects: Expects) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let version = session.resp;
+        let (version, muted) = (session.resp, session.muted);
         let bytes = work.bytes();
         session.bytes += bytes;
         self.waiting_bytes += bytes;
-        session.slots.push_back(Slot::Pending { expects, version });
+        session.slots.push_back(Slot::Pending { expects, version, muted });
         session.unsent.push_back(Unsent { item: Item { work, version, arrived: now }, transaction });
         self.enqueue(id);
         self.maybe_pause(id);
@@ -234,9 +351,11 @@ impl<E: Engine> Node<E> {
         self.stats.commands += multi.commands.len() as u64;
         let (watches, transaction) = (session.watches(), session.transaction);
         session.transaction += 1;
+        let first_db = session.db;
         let (mut commands, mut parts) = (Vec::new(), Vec::with_capacity(multi.commands.len()));
-        let mut db = session.db;
+        let mut db = first_db;
         for (spec, args) in multi.commands {
+            self.show(now, id, spec, &args, db);
             if dstore_kv::evaluates(spec.id) {
                 commands.push(Command { spec, args, db });
                 parts.push(Part::Range);
@@ -252,7 +371,9 @@ impl<E: Engine> Node<E> {
             self.answer(id, reply);
             return Ok(());
         }
-        session.barrier = parts.len() > commands.len();
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.barrier = parts.len() > commands.len();
+        }
         let work = Work::Block { watched: Vec::new(), commands };
         self.submit(now.mono, id, work, Some(transaction), Expects::Exec(parts));
         Ok(())
@@ -283,7 +404,8 @@ impl<E: Engine> Node<E> {
         };
         assert!((1..=outstanding.batch.items.len()).contains(&done.len()), "{} outcomes", done.len());
         self.waiting_bytes -= session.finish_batch(&outstanding, done.len());
-        for outcome in done {
+        for (item, outcome) in outstanding.batch.items.iter().zip(done) {
+            self.note_done(now, id, item, &outcome);
             self.fulfil(now, id, outcome)?;
         }
         self.after_outcomes(now, id)
@@ -293,7 +415,7 @@ impl<E: Engine> Node<E> {
     pub(crate) fn after_outcomes(&mut self, now: Now, id: SessionId) -> Result<(), NodeError> {
         self.flush_ready(id);
         while let Some(session) = self.sessions.get_mut(id)
-            && !session.barrier
+            && !session.holds()
             && let Some(args) = session.held.pop_front()
         {
             session.bytes -= bytes_of(&args);
@@ -305,7 +427,7 @@ impl<E: Engine> Node<E> {
             session.paused = false;
             self.outputs.push_back(Output::Resume { session: id });
         }
-        if session.closing && session.slots.is_empty() && session.held.is_empty() {
+        if session.closing && session.is_done() {
             self.outputs.push_back(Output::Close { session: id });
         }
         Ok(())
@@ -317,7 +439,7 @@ impl<E: Engine> Node<E> {
                 session.slots.pop_front_if(|slot| matches!(slot, Slot::Ready { .. }))
         {
             session.bytes -= reply.bytes_len();
-            self.send_reply(id, reply, version);
+            self.send_reply(id, reply, version, false);
         }
     }
 
@@ -325,7 +447,7 @@ impl<E: Engine> Node<E> {
     pub(crate) fn fulfil(&mut self, now: Now, id: SessionId, outcome: Done) -> Result<(), NodeError> {
         self.flush_ready(id);
         let Some(session) = self.sessions.get_mut(id) else { return Ok(()) };
-        let Some(Slot::Pending { expects, version }) = session.slots.pop_front() else {
+        let Some(Slot::Pending { expects, version, muted }) = session.slots.pop_front() else {
             panic!("an outcome came that no reply waits for");
         };
         let reply = match (expects, outcome) {
@@ -356,7 +478,7 @@ impl<E: Engine> Node<E> {
             (Expects::Reply, Done::Reply(reply)) => reply,
             (Expects::Reply, _) => Reply::error("ERR the node that leads answered something else"),
         };
-        self.send_reply(id, reply, version);
+        self.send_reply(id, reply, version, muted);
         Ok(())
     }
 
@@ -364,7 +486,8 @@ impl<E: Engine> Node<E> {
     fn answer_here(&mut self, now: Now, id: SessionId, command: &Command) -> Result<Reply, NodeError> {
         let (spec, args) = (command.spec, &command.args[..]);
         let Some(session) = self.sessions.get_mut(id) else { return Ok(Reply::Null) };
-        Ok(match spec.id {
+        let container = spec.parent.unwrap_or(spec.id);
+        Ok(match container {
             CommandId::Ping => connection::ping(args),
             CommandId::Echo => Reply::Bulk(args[1].clone()),
             CommandId::Select => connection::select(session, args),
@@ -374,19 +497,33 @@ impl<E: Engine> Node<E> {
                 session.unwatch();
                 Reply::OK
             }
-            CommandId::ClientId => Reply::Integer(id.client().cast_signed()),
-            CommandId::ClientGetName => connection::client_getname(session),
-            CommandId::ClientSetName => connection::client_setname(session, args),
-            CommandId::ClientSetInfo => connection::client_setinfo(session, args),
-            CommandId::ClientInfo => connection::client_info(session, now),
-            CommandId::ClientList => connection::client_list(&self.sessions, args, now),
-            CommandId::ClientHelp => help(CommandId::Client),
-            CommandId::ConfigGet => server::config_get(args, &self.facts),
-            CommandId::ConfigHelp => help(CommandId::Config),
+            CommandId::Client => self.client(now, id, spec.id, args),
+            CommandId::Config => self.config(spec.id, args),
+            CommandId::SlowLog => self.gateway.slow_log.answer(spec.id, args),
+            CommandId::Latency => {
+                let gateway = &mut self.gateway;
+                let threshold_ms = gateway.settings.latency_threshold_ms;
+                gateway.latency.answer(spec.id, args, &gateway.calls, threshold_ms)
+            }
+            CommandId::Memory => self.memory(spec.id)?,
+            CommandId::Acl => server::acl(spec.id),
+            CommandId::Monitor => self.monitor(id),
             CommandId::Info => self.info(now, args)?,
             CommandId::Time => server::time(now),
+            CommandId::Lolwut => server::lolwut(args, self.facts.version),
+            // Inside a transaction nobody waits.
+            CommandId::Wait => Reply::Integer(self.replicas_of_a_majority().cast_signed()),
+            CommandId::Debug => Reply::error("ERR DEBUG is not supported inside a transaction"),
             _ => answer_command(spec.id, args)
                 .unwrap_or_else(|| Reply::error(format!("ERR {} is not supported", spec.full_name))),
         })
     }
+}
+
+/// Commands that a MULTI does not queue.
+fn controls(id: CommandId) -> bool {
+    matches!(
+        id,
+        CommandId::Multi | CommandId::Exec | CommandId::Discard | CommandId::Watch | CommandId::Quit | CommandId::Reset
+    )
 }

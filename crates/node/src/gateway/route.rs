@@ -296,8 +296,10 @@ impl<E: Engine> Node<E> {
             self.outputs.push_back(Output::Close { session: id });
             return Ok(());
         }
-        for _ in &outstanding.batch.items {
-            self.fulfil(now, id, Done::Reply(Reply::error(text)))?;
+        for item in &outstanding.batch.items {
+            let outcome = Done::Reply(Reply::error(text));
+            self.note_done(now, id, item, &outcome);
+            self.fulfil(now, id, outcome)?;
         }
         self.after_outcomes(now, id)
     }

@@ -1,12 +1,11 @@
-//! Commands about the server: INFO, CONFIG, TIME. None of them reads user data.
-
-use std::fmt::Write;
+//! Commands about the server that read no data: TIME, MEMORY, SHUTDOWN, LOLWUT, ACL; and what a node is told of itself.
 
 use bytes::Bytes;
-use dstore_resp::{Reply, glob_matches_nocase};
+use dstore_resp::{CommandId, Reply, help};
+use dstore_storage::Engine;
 
 use super::connection::REDIS_VERSION;
-use crate::{NodeStatus, Now};
+use crate::{Node, NodeError, Now, Output};
 
 /// What only the process around a node can know, asked for when INFO needs it.
 pub trait Host {
@@ -75,146 +74,95 @@ pub struct Stats {
     pub expired_keys: u64,
 }
 
-/// Everything INFO prints, gathered by the node.
-pub(crate) struct Report<'a> {
-    pub(crate) facts: &'a Facts,
-    pub(crate) now: Now,
-    pub(crate) started_us: u64,
-    pub(crate) engine: Vec<(&'static str, String)>,
-    pub(crate) status: NodeStatus,
-    pub(crate) inflight_bytes: usize,
-}
-
-const SECTIONS: &[&str] =
-    &["server", "clients", "memory", "persistence", "stats", "replication", "raft", "cpu", "keyspace"];
-
-/// INFO [section ...]
-pub(crate) fn info(args: &[Bytes], report: &Report<'_>) -> Reply {
-    let asked: Vec<String> = args[1..].iter().map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).collect();
-    let everything =
-        asked.is_empty() || asked.iter().any(|name| matches!(name.as_str(), "all" | "default" | "everything"));
-    let mut text = String::new();
-    for section in SECTIONS.iter().filter(|name| everything || asked.iter().any(|asked| asked == *name)) {
-        if !text.is_empty() {
-            text.push_str("\r\n");
-        }
-        for line in section_lines(section, report) {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{line}\r\n");
-        }
+impl<E: Engine> Node<E> {
+    /// MEMORY, but for USAGE, which is evaluated over the data.
+    pub(crate) fn memory(&self, id: CommandId) -> Result<Reply, NodeError> {
+        let text = |text: String| Reply::Verbatim("txt", Bytes::from(text));
+        let waiting =
+            self.waiting_bytes + self.groups.values().map(|group| group.replica.inflight_bytes()).sum::<usize>();
+        Ok(match id {
+            CommandId::MemoryDoctor => text(format!(
+                "Nothing is evicted here, and memory is bounded: {waiting} bytes of requests and writes are under way, of \
+                 {} at most. See INFO memory, and the limits in the configuration.\n",
+                self.limits.inflight_bytes_max
+            )),
+            CommandId::MemoryPurge => Reply::OK,
+            CommandId::MemoryMallocStats => {
+                text("The allocator of this node tells nothing; see INFO memory.\n".to_owned())
+            }
+            CommandId::MemoryStats => self.memory_stats(waiting)?,
+            _ => help(CommandId::Memory),
+        })
     }
-    Reply::Verbatim("txt", Bytes::from(text))
-}
 
-fn section_lines(section: &str, report: &Report<'_>) -> Vec<String> {
-    let Report { facts, status: NodeStatus { stats, usage, .. }, .. } = report;
-    match section {
-        "server" => {
-            let uptime = report.now.wall_us.saturating_sub(report.started_us) / 1_000_000;
-            vec![
-                "# Server".to_owned(),
-                format!("redis_version:{REDIS_VERSION}"),
-                "redis_mode:standalone".to_owned(),
-                format!("dstore_version:{}", facts.version),
-                format!("dstore_node_id:{}", facts.node_id),
-                format!("arch_bits:{}", usize::BITS),
-                format!("process_id:{}", facts.pid),
-                format!("tcp_port:{}", facts.port),
-                format!("server_time_usec:{}", report.now.wall_us),
-                format!("uptime_in_seconds:{uptime}"),
-                format!("uptime_in_days:{}", uptime / 86_400),
-            ]
+    /// MEMORY STATS: Redis's fields that mean something here.
+    fn memory_stats(&self, waiting: usize) -> Result<Reply, NodeError> {
+        let status = self.status()?;
+        let resident = status.usage.resident_bytes;
+        let clients: usize = self.sessions.iter().map(|session| session.bytes + size_of_val(session)).sum();
+        let keys: u64 = status.keys.iter().sum();
+        let data = self.engine.stats().memory_bytes;
+        let fields = [
+            ("peak.allocated", self.gateway.peak_bytes.max(resident)),
+            ("total.allocated", resident),
+            ("startup.allocated", 0),
+            ("replication.backlog", 0),
+            ("clients.slaves", 0),
+            ("clients.normal", clients as u64),
+            ("aof.buffer", waiting as u64),
+            ("overhead.total", resident.saturating_sub(data)),
+            ("keys.count", keys),
+            ("dataset.bytes", data),
+        ];
+        let field =
+            |(name, value): (&'static str, u64)| (Reply::bulk_static(name), Reply::Integer(value.cast_signed()));
+        Ok(Reply::Map(fields.into_iter().map(field).collect()))
+    }
+
+    /// SHUTDOWN [NOSAVE|SAVE] [NOW] [FORCE] [ABORT]: stops this node as a signal does. Nothing is answered; the
+    /// connection closes. Saving is not asked for: what was answered is on disk.
+    pub(crate) fn shutdown(&mut self, args: &[Bytes]) -> Option<Reply> {
+        let (mut save, mut nosave, mut abort, mut others) = (false, false, false, false);
+        for arg in &args[1..] {
+            match arg.to_ascii_uppercase().as_slice() {
+                b"SAVE" => save = true,
+                b"NOSAVE" => nosave = true,
+                b"ABORT" => abort = true,
+                b"NOW" | b"FORCE" => others = true,
+                _ => return Some(Reply::error("ERR syntax error")),
+            }
         }
-        "clients" => vec![
-            "# Clients".to_owned(),
-            format!("connected_clients:{}", report.status.clients),
-            format!("maxclients:{}", facts.clients_max),
-            "blocked_clients:0".to_owned(),
-        ],
-        "memory" => vec![
-            "# Memory".to_owned(),
-            format!("used_memory:{}", usage.resident_bytes),
-            format!("used_memory_rss:{}", usage.resident_bytes),
-            format!("dstore_inflight_bytes:{}", report.inflight_bytes),
-            "maxmemory:0".to_owned(),
-            "maxmemory_policy:noeviction".to_owned(),
-        ],
-        "persistence" => persistence_lines(report),
-        "stats" => vec![
-            "# Stats".to_owned(),
-            format!("total_connections_received:{}", stats.connections),
-            format!("total_commands_processed:{}", stats.commands),
-            format!("total_error_replies:{}", stats.errors),
-            format!("expired_keys:{}", stats.expired_keys),
-            "evicted_keys:0".to_owned(),
-            format!("dstore_log_entries:{}", stats.entries),
-            format!("dstore_log_entry_bytes:{}", stats.entry_bytes),
-        ],
-        "replication" => {
-            vec!["# Replication".to_owned(), "role:master".to_owned(), "connected_slaves:0".to_owned()]
+        if (save && nosave) || (abort && (save || nosave || others)) {
+            return Some(Reply::error("ERR syntax error"));
         }
-        "raft" => raft_lines(report),
-        "cpu" => {
-            let seconds = |us: u64| format!("{}.{:06}", us / 1_000_000, us % 1_000_000);
-            vec![
-                "# CPU".to_owned(),
-                format!("used_cpu_sys:{}", seconds(usage.system_us)),
-                format!("used_cpu_user:{}", seconds(usage.user_us)),
-            ]
+        if abort {
+            return Some(Reply::error("ERR No shutdown in progress."));
         }
-        "keyspace" => {
-            let used = report.status.keys.iter().enumerate().filter(|(_, keys)| **keys > 0);
-            let lines = used.map(|(db, keys)| format!("db{db}:keys={keys}"));
-            std::iter::once("# Keyspace".to_owned()).chain(lines).collect()
-        }
-        _ => Vec::new(),
+        self.outputs.push_back(Output::Shutdown);
+        None
     }
 }
 
-fn persistence_lines(report: &Report<'_>) -> Vec<String> {
-    let mut lines = vec![
-        "# Persistence".to_owned(),
-        "loading:0".to_owned(),
-        "aof_enabled:1".to_owned(),
-        "aof_last_write_status:ok".to_owned(),
-        format!("dstore_log_bytes:{}", report.status.log.bytes),
-    ];
-    lines.extend(report.engine.iter().map(|(name, value)| format!("dstore_{name}:{value}")));
-    lines
+/// ACL: there is one user.
+pub(crate) fn acl(id: CommandId) -> Reply {
+    let user = Reply::bulk_static("default");
+    match id {
+        CommandId::AclWhoAmI => user,
+        CommandId::AclUsers => Reply::Array(vec![user]),
+        _ => help(CommandId::Acl),
+    }
 }
 
-fn raft_lines(report: &Report<'_>) -> Vec<String> {
-    let status = &report.status;
-    let mut lines = vec!["# Raft".to_owned(), format!("raft_node:{:016x}", status.node)];
-    if let Some(range) = status.user_range() {
-        let leader = range.leader.map(|leader| format!("{leader:016x}")).unwrap_or_default();
-        lines.extend([
-            format!("raft_role:{}", range.role),
-            format!("raft_term:{}", range.term),
-            format!("raft_leader:{leader}"),
-            format!("raft_serving:{}", u8::from(range.is_serving)),
-            format!("raft_commit:{}", range.commit),
-            format!("raft_applied:{}", range.applied),
-            format!("raft_last:{}", range.last),
-            format!("raft_log_entries:{}", range.last - range.begin),
-        ]);
+/// LOLWUT [VERSION version]
+pub(crate) fn lolwut(args: &[Bytes], version: &str) -> Reply {
+    if let [_, option, number, ..] = args
+        && option.eq_ignore_ascii_case(b"VERSION")
+        && super::connection::integer(number).is_none()
+    {
+        return Reply::error("ERR value is not an integer or out of range");
     }
-    lines.push(format!("raft_log_bytes:{}", report.status.log.bytes));
-    lines.push(format!("raft_members:{}", status.members.len()));
-    for (at, member) in status.members.iter().enumerate() {
-        let (peer, client) = (&member.peer_address, &member.client_address);
-        lines.push(format!("raft_member{at}:id={:016x},peer={peer},client={client}", member.node));
-    }
-    lines
-}
-
-/// CONFIG GET pattern [pattern ...]
-pub(crate) fn config_get(args: &[Bytes], facts: &Facts) -> Reply {
-    let patterns = &args[2..];
-    let asked = |name: &str| patterns.iter().any(|pattern| glob_matches_nocase(pattern, name.as_bytes()));
-    let found = facts.settings.iter().filter(|(name, _)| asked(name));
-    let pairs = found.map(|(name, value)| (Reply::bulk_static(name), Reply::Bulk(Bytes::from(value.clone()))));
-    Reply::Map(pairs.collect())
+    let picture = "   o---o---o\n   |\\ /|\\ /|\n   | X | X |    three nodes, or five, and one answer\n   |/ \\|/ \\|\n   o---o---o\n\n";
+    Reply::Verbatim("txt", Bytes::from(format!("{picture}dstore {version}. Redis ver. {REDIS_VERSION}\n")))
 }
 
 /// TIME

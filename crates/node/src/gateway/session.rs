@@ -17,6 +17,7 @@ use dstore_raft::Time;
 use dstore_resp::{CommandSpec, ProtocolVersion, Reply};
 use dstore_storage::Term;
 
+use super::rest::Rest;
 use crate::batch::{Batch, Command, Item, Watched, Work, bytes_of};
 
 /// Names a session; harmless once the session is gone.
@@ -92,6 +93,19 @@ pub(crate) struct Session {
     pub(crate) bytes: usize,
     /// Set once so much waits that no further request is taken; see [`Session::waits_too_much`].
     pub(crate) paused: bool,
+    /// How its replies are wanted, and whether the request at hand is one that gets none.
+    pub(crate) replies: Replies,
+    pub(crate) muted: bool,
+    /// It waits or sleeps; requests wait in `held`.
+    pub(crate) rest: Option<Rest>,
+    /// CLIENT PAUSE has stopped it; the same.
+    pub(crate) postponed: bool,
+    /// It is shown what other clients send.
+    pub(crate) monitors: bool,
+    /// CLIENT NO-EVICT; nothing is evicted anyway.
+    pub(crate) no_evict: bool,
+    /// It closes once the request at hand is answered.
+    pub(crate) closes_behind_reply: bool,
     /// QUIT was answered: nothing more is taken, and the connection closes behind the last reply.
     pub(crate) closing: bool,
     /// Some leader may remember what this session had executed.
@@ -123,8 +137,19 @@ pub(crate) struct Multi {
 pub(crate) enum Slot {
     /// It is known, and waits for those before it.
     Ready { reply: Reply, version: ProtocolVersion },
-    /// It will be made of an outcome.
-    Pending { expects: Expects, version: ProtocolVersion },
+    /// It will be made of an outcome; and is then thrown away, if the client wants none.
+    Pending { expects: Expects, version: ProtocolVersion, muted: bool },
+}
+
+/// CLIENT REPLY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Replies {
+    /// To everything.
+    On,
+    /// To nothing.
+    Off,
+    /// To all but the next request.
+    SkipNext,
 }
 
 /// What an outcome is for.
@@ -212,8 +237,33 @@ impl Session {
             held: VecDeque::new(),
             bytes: 0,
             paused: false,
+            replies: Replies::On,
+            muted: false,
+            rest: None,
+            postponed: false,
+            monitors: false,
+            no_evict: false,
+            closes_behind_reply: false,
             closing: false,
             recorded: false,
+        }
+    }
+
+    /// Whether a request that comes now has to wait.
+    pub(crate) fn holds(&self) -> bool {
+        self.barrier || self.postponed || self.rest.is_some()
+    }
+
+    /// Whether nothing is owed and nothing waits.
+    pub(crate) fn is_done(&self) -> bool {
+        self.slots.is_empty() && self.held.is_empty() && self.rest.is_none()
+    }
+
+    /// The next request begins: decides whether it gets a reply.
+    pub(crate) fn begin_request(&mut self) {
+        self.muted = self.replies != Replies::On;
+        if self.replies == Replies::SkipNext {
+            self.replies = Replies::On;
         }
     }
 
@@ -304,6 +354,8 @@ impl Session {
         self.db = 0;
         self.resp = ProtocolVersion::Resp2;
         self.name = Bytes::new();
+        (self.replies, self.muted) = (Replies::On, false);
+        (self.monitors, self.no_evict) = (false, false);
         self.end_transaction();
     }
 
@@ -347,7 +399,7 @@ impl Sessions {
         self.slots.len()
     }
 
-    /// In no particular order.
+    /// In no particular order, those that close included.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
         self.slots.iter().map(|(_, session)| session)
     }

@@ -10,8 +10,10 @@
 //! seconds:integer            an argument of a type
 //! EX=seconds:integer         the word EX and then the argument
 //! condition(NX|XX)           one of several
+//! 'ip:port':string           a name in quotes may hold any sign
 //! pair{key value:string}     several together, a "block"
-//! ...? ...* ...@6.0.0        suffixes, in this order: optional, may repeat (`**`: with its word), since which version
+//! ...? ...* ...@6.0.0 ...!7.0.0   suffixes, in this order: optional, may repeat (`**`: with its word), since which
+//!                            version, since which version it is deprecated
 //! ```
 //!
 //! The text comes from the table alone and a test reads every row, so a mistake in it is a panic.
@@ -27,6 +29,7 @@ pub(super) struct Argument {
     kind: &'static str,
     token: Option<&'static str>,
     since: Option<&'static str>,
+    deprecated_since: Option<&'static str>,
     optional: bool,
     multiple: bool,
     /// When it repeats, its word does too.
@@ -58,7 +61,13 @@ impl Parser {
     }
 
     fn word(&mut self) -> &'static str {
-        let end = self.rest.find([' ', ':', '=', '(', ')', '{', '}', '|', '?', '*', '@']).unwrap_or(self.rest.len());
+        if self.take('\'') {
+            let (word, rest) = self.rest.split_once('\'').expect("command table: a quote is open");
+            self.rest = rest;
+            return word;
+        }
+        let end =
+            self.rest.find([' ', ':', '=', '(', ')', '{', '}', '|', '?', '*', '@', '!']).unwrap_or(self.rest.len());
         let (word, rest) = self.rest.split_at(end);
         assert!(!word.is_empty(), "command table: a word is missing before {rest:?}");
         self.rest = rest;
@@ -101,7 +110,18 @@ impl Parser {
         let multiple = self.take('*');
         let multiple_token = multiple && self.take('*');
         let since = self.take('@').then(|| self.word());
-        Argument { name: name.to_ascii_lowercase(), kind, token, since, optional, multiple, multiple_token, inner }
+        let deprecated_since = self.take('!').then(|| self.word());
+        Argument {
+            name: name.to_ascii_lowercase(),
+            kind,
+            token,
+            since,
+            deprecated_since,
+            optional,
+            multiple,
+            multiple_token,
+            inner,
+        }
     }
 }
 
@@ -129,6 +149,9 @@ fn describe_one(argument: &Argument) -> Reply {
     }
     if let Some(since) = argument.since {
         fields.push((Reply::bulk_static("since"), Reply::bulk_static(since)));
+    }
+    if let Some(since) = argument.deprecated_since {
+        fields.push((Reply::bulk_static("deprecated_since"), Reply::bulk_static(since)));
     }
     let Argument { optional, multiple, multiple_token, .. } = argument;
     let flags = [(optional, "optional"), (multiple, "multiple"), (multiple_token, "multiple_token")];

@@ -138,6 +138,9 @@ fn document(spec: &'static CommandSpec) -> Reply {
         fields.push((text("deprecated_since"), text(since)));
         fields.push((text("replaced_by"), text(instead)));
     }
+    if spec.id == CommandId::Debug {
+        fields.push((text("doc_flags"), Reply::Set(vec![Reply::Simple("syscmd")])));
+    }
     if !spec.arguments.is_empty() {
         fields.push((text("arguments"), arguments::describe(&arguments::parse(spec.arguments))));
     }

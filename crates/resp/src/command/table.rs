@@ -329,8 +329,13 @@ commands! {
         in Connection("6.2.0", "O(1)", "Makes the connection as it was when new");
     Client "client" -2 [] @[]
         in Connection("2.4.0", "Depends on the subcommand", "Holds the commands about connections");
+    ClientCaching "client|caching" 3 [NOSCRIPT LOADING STALE] @[CONNECTION]
+        in Connection("6.0.0", "O(1)", "Is about tracking, which is not here")
+        args("mode(YES|NO)");
     ClientGetName "client|getname" 2 [NOSCRIPT LOADING STALE] @[CONNECTION]
         in Connection("2.6.9", "O(1)", "Gives the name of the connection");
+    ClientGetRedir "client|getredir" 2 [NOSCRIPT LOADING STALE] @[CONNECTION]
+        in Connection("6.0.0", "O(1)", "Tells that the connection is not tracked");
     ClientHelp "client|help" 2 [LOADING STALE] @[CONNECTION]
         in Connection("5.0.0", "O(1)", "Explains the subcommands");
     ClientId "client|id" 2 [NOSCRIPT LOADING STALE] @[CONNECTION]
@@ -338,6 +343,14 @@ commands! {
     ClientInfo "client|info" 2 [NOSCRIPT LOADING STALE] @[CONNECTION]
         in Connection("6.2.0", "O(1)", "Describes the connection")
         tips("nondeterministic_output");
+    ClientKill "client|kill" -3 [ADMIN NOSCRIPT LOADING STALE] @[CONNECTION]
+        in Connection("2.4.0", "O(N) in the number of connections", "Closes connections")
+        args(
+            "filter('ip:port':string!2.8.12|new-format(ID=client-id:integer?@2.8.12|",
+            "TYPE=normal_master_slave_pubsub(NORMAL|MASTER@3.2.0|SLAVE|REPLICA@5.0.0|PUBSUB)?@2.8.12|",
+            "USER=username:string?|ADDR='ip:port':string?|LADDR='ip:port':string?@6.2.0|",
+            "SKIPME=yes/no:string?)*)"
+        );
     ClientList "client|list" -2 [ADMIN NOSCRIPT LOADING STALE] @[CONNECTION]
         in Connection("2.4.0", "O(N) in the number of connections", "Describes all connections")
         args(
@@ -345,14 +358,41 @@ commands! {
             "ID=id{client-id:integer*}?@6.2.0"
         )
         tips("nondeterministic_output");
+    ClientNoEvict "client|no-evict" 3 [ADMIN NOSCRIPT LOADING STALE] @[CONNECTION]
+        in Connection("7.0.0", "O(1)", "Does nothing: clients are not evicted")
+        args("enabled(ON|OFF)");
+    ClientPause "client|pause" -3 [ADMIN NOSCRIPT LOADING STALE] @[CONNECTION]
+        in Connection("2.9.50", "O(1)", "Makes the commands of this node's clients wait")
+        args("timeout:integer mode(WRITE|ALL)?@6.2.0");
+    ClientReply "client|reply" 3 [NOSCRIPT LOADING STALE] @[CONNECTION]
+        in Connection("3.2.0", "O(1)", "Chooses whether the connection gets replies")
+        args("on_off_skip(ON|OFF|SKIP)");
     ClientSetInfo "client|setinfo" 4 [NOSCRIPT LOADING STALE] @[CONNECTION]
         in Connection("7.2.0", "O(1)", "Tells the name or version of the client's library")
         args("attr(LIB-NAME=libname:string|LIB-VER=libver:string)");
     ClientSetName "client|setname" 3 [NOSCRIPT LOADING STALE] @[CONNECTION]
         in Connection("2.6.9", "O(1)", "Names the connection")
         args("connection-name:string");
+    ClientTracking "client|tracking" -3 [NOSCRIPT LOADING STALE] @[CONNECTION]
+        in Connection("6.0.0", "O(1)", "Refuses to track keys")
+        args("status(ON|OFF) REDIRECT=client-id:integer? PREFIX=prefix:string?** BCAST? OPTIN? OPTOUT? NOLOOP?");
+    ClientTrackingInfo "client|trackinginfo" 2 [NOSCRIPT LOADING STALE] @[CONNECTION]
+        in Connection("6.2.0", "O(1)", "Tells that the connection is not tracked");
+    ClientUnblock "client|unblock" -3 [ADMIN NOSCRIPT LOADING STALE] @[CONNECTION]
+        in Connection("5.0.0", "O(1)", "Ends the waiting of another connection")
+        args("client-id:integer timeout_error(TIMEOUT|ERROR)?");
+    ClientUnpause "client|unpause" 2 [ADMIN NOSCRIPT LOADING STALE] @[CONNECTION]
+        in Connection("6.2.0", "O(N) in the number of connections", "Ends CLIENT PAUSE");
 
     // The server.
+    Acl "acl" -2 [] @[]
+        in Server("6.0.0", "Depends on the subcommand", "Holds the commands about users");
+    AclHelp "acl|help" 2 [LOADING STALE] @[]
+        in Server("6.0.0", "O(1)", "Explains the subcommands");
+    AclUsers "acl|users" 2 [ADMIN NOSCRIPT LOADING STALE] @[]
+        in Server("6.0.0", "O(1)", "Lists the users: there is one");
+    AclWhoAmI "acl|whoami" 2 [NOSCRIPT LOADING STALE] @[]
+        in Server("6.0.0", "O(1)", "Names the user of the connection");
     Command "command" -1 [LOADING STALE] @[CONNECTION]
         in Server("2.8.13", "O(N) in the number of commands", "Describes the commands")
         tips("nondeterministic_output_order");
@@ -383,13 +423,94 @@ commands! {
         args("parameter{parameter:string}*");
     ConfigHelp "config|help" 2 [LOADING STALE] @[]
         in Server("5.0.0", "O(1)", "Explains the subcommands");
+    ConfigResetStat "config|resetstat" 2 [ADMIN NOSCRIPT LOADING STALE] @[]
+        in Server("2.0.0", "O(1)", "Sets the counters of this node back");
+    ConfigRewrite "config|rewrite" 2 [ADMIN NOSCRIPT LOADING STALE] @[]
+        in Server("2.8.0", "O(1)", "Refuses: the configuration file belongs to the operator");
+    ConfigSet "config|set" -4 [ADMIN NOSCRIPT LOADING STALE] @[]
+        in Server("2.0.0", "O(N) in the number of settings", "Changes settings of this node until it is started again")
+        args("parameter_value{parameter:string value:string}*")
+        tips("request_policy:all_nodes", "response_policy:all_succeeded");
+    Debug "debug" -2 [ADMIN NOSCRIPT LOADING STALE] @[]
+        in Server("1.0.0", "Depends on the subcommand", "Sleeps; nothing else of it is here");
     Info "info" -1 [LOADING STALE] @[DANGEROUS]
         in Server("1.0.0", "O(1)", "Reports on the server")
         args("section:string?*")
         tips("nondeterministic_output", "request_policy:all_shards", "response_policy:special");
+    Latency "latency" -2 [] @[]
+        in Server("2.8.13", "Depends on the subcommand", "Holds the commands about slow commands");
+    LatencyDoctor "latency|doctor" 2 [ADMIN NOSCRIPT LOADING STALE] @[]
+        in Server("2.8.13", "O(1)", "Reports on latency in words")
+        tips("nondeterministic_output", "request_policy:all_nodes", "response_policy:special");
+    LatencyGraph "latency|graph" 3 [ADMIN NOSCRIPT LOADING STALE] @[]
+        in Server("2.8.13", "O(1)", "Draws the latency of an event")
+        args("event:string")
+        tips("nondeterministic_output", "request_policy:all_nodes", "response_policy:special");
+    LatencyHelp "latency|help" 2 [LOADING STALE] @[]
+        in Server("2.8.13", "O(1)", "Explains the subcommands");
+    LatencyHistogram "latency|histogram" -2 [ADMIN NOSCRIPT LOADING STALE] @[]
+        in Server("7.0.0", "O(N) in the number of commands", "Gives the distribution of the time that commands took")
+        args("command:string?*")
+        tips("nondeterministic_output", "request_policy:all_nodes", "response_policy:special");
+    LatencyHistory "latency|history" 3 [ADMIN NOSCRIPT LOADING STALE] @[]
+        in Server("2.8.13", "O(1)", "Gives the times of an event")
+        args("event:string")
+        tips("nondeterministic_output", "request_policy:all_nodes", "response_policy:special");
+    LatencyLatest "latency|latest" 2 [ADMIN NOSCRIPT LOADING STALE] @[]
+        in Server("2.8.13", "O(1)", "Gives the last time of each event")
+        tips("nondeterministic_output", "request_policy:all_nodes", "response_policy:special");
+    LatencyReset "latency|reset" -2 [ADMIN NOSCRIPT LOADING STALE] @[]
+        in Server("2.8.13", "O(1)", "Forgets the times of events")
+        args("event:string?*")
+        tips("request_policy:all_nodes", "response_policy:all_succeeded");
+    Lolwut "lolwut" -1 [READONLY FAST] @[]
+        in Server("5.0.0", "O(1)", "Tells the version, with a picture")
+        args("VERSION=version:integer?");
+    Memory "memory" -2 [] @[]
+        in Server("4.0.0", "Depends on the subcommand", "Holds the commands about memory");
+    MemoryDoctor "memory|doctor" 2 [] @[]
+        in Server("4.0.0", "O(1)", "Reports on memory in words")
+        tips("nondeterministic_output", "request_policy:all_shards", "response_policy:special");
+    MemoryHelp "memory|help" 2 [LOADING STALE] @[]
+        in Server("4.0.0", "O(1)", "Explains the subcommands");
+    MemoryMallocStats "memory|malloc-stats" 2 [] @[]
+        in Server("4.0.0", "O(1)", "Says that the allocator tells nothing")
+        tips("nondeterministic_output", "request_policy:all_shards", "response_policy:special");
+    MemoryPurge "memory|purge" 2 [] @[]
+        in Server("4.0.0", "O(1)", "Does nothing")
+        tips("request_policy:all_shards", "response_policy:all_succeeded");
+    MemoryStats "memory|stats" 2 [] @[]
+        in Server("4.0.0", "O(1)", "Gives figures on memory")
+        tips("nondeterministic_output", "request_policy:all_shards", "response_policy:special");
+    MemoryUsage "memory|usage" -3 [READONLY] @[] keys(2, 2, 1: RO)
+        in Server("4.0.0", "O(1)", "Estimates the bytes that a key and its value take")
+        args("key SAMPLES=count:integer?");
+    Monitor "monitor" 1 [ADMIN NOSCRIPT LOADING STALE] @[]
+        in Server("1.0.0", "O(1)", "Shows the commands that clients send to this node");
+    Shutdown "shutdown" -1 [ADMIN NOSCRIPT LOADING STALE NO_MULTI ALLOW_BUSY] @[]
+        in Server("1.0.0", "O(1)", "Stops this node")
+        args("nosave_save(NOSAVE|SAVE)? NOW?@7.0.0 FORCE?@7.0.0 ABORT?@7.0.0");
+    SlowLog "slowlog" -2 [] @[]
+        in Server("2.2.12", "Depends on the subcommand", "Holds the commands about the slow log");
+    SlowLogGet "slowlog|get" -2 [ADMIN LOADING STALE] @[]
+        in Server("2.2.12", "O(N) in the number of entries", "Gives the latest slow commands")
+        args("count:integer?")
+        tips("request_policy:all_nodes", "nondeterministic_output");
+    SlowLogHelp "slowlog|help" 2 [LOADING STALE] @[]
+        in Server("6.2.0", "O(1)", "Explains the subcommands");
+    SlowLogLen "slowlog|len" 2 [ADMIN LOADING STALE] @[]
+        in Server("2.2.12", "O(1)", "Counts the entries of the slow log")
+        tips("request_policy:all_nodes", "response_policy:agg_sum", "nondeterministic_output");
+    SlowLogReset "slowlog|reset" 2 [ADMIN LOADING STALE] @[]
+        in Server("2.2.12", "O(N) in the number of entries", "Empties the slow log")
+        tips("request_policy:all_nodes", "response_policy:all_succeeded");
     Time "time" 1 [LOADING STALE FAST] @[]
         in Server("2.6.0", "O(1)", "Tells the server's time")
         tips("nondeterministic_output");
+    Wait "wait" 3 [NOSCRIPT] @[CONNECTION]
+        in Generic("3.0.0", "O(1)", "Waits until replicas have the writes of the connection on disk")
+        args("numreplicas:integer timeout:integer")
+        tips("request_policy:all_shards", "response_policy:agg_min");
 
     // Our own.
     KvRange "kv.range" -3 [READONLY] @[KEYSPACE]
@@ -429,7 +550,7 @@ const fn bar_position(name: &[u8]) -> usize {
 }
 
 /// Slots of the look-up table: a power of two, at least twice the rows so that chains stay short.
-const SLOT_COUNT: usize = 256;
+const SLOT_COUNT: usize = 512;
 const _: () = assert!(SLOT_COUNT.is_power_of_two() && SLOT_COUNT >= 2 * COMMAND_COUNT && COMMAND_COUNT < 255);
 
 /// An empty slot.
