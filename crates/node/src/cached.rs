@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use dstore_storage::snapshot::{Spans, Stage};
 use dstore_storage::{Cursor, Direction, Engine, EngineError, EngineStats, Reader, WriteOp};
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
@@ -99,6 +100,15 @@ impl<E: Engine> Engine for Cached<E> {
 
     fn snapshot(&self) -> Box<dyn Reader + Send + Sync + '_> {
         self.engine.snapshot()
+    }
+
+    fn freeze(&self) -> Box<dyn Reader + Send + Sync> {
+        self.engine.freeze()
+    }
+
+    /// What is staged enters the engine past the cache: whoever lets it in must make a new cache then.
+    fn stage(&self, spans: &Spans) -> Result<Box<dyn Stage>, EngineError> {
+        self.engine.stage(spans)
     }
 
     fn get_persisted(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
