@@ -120,7 +120,7 @@ fn writes_go_on_when_the_leader_is_killed() {
 }
 
 #[test]
-fn a_leader_that_is_asked_to_stop_leaves_nobody_waiting() {
+fn a_leader_that_is_asked_to_stop_fails_nobodys_request() {
     let _alone = alone();
     let mut cluster = plan("stop").start();
     for _ in 0..3 {
