@@ -120,6 +120,33 @@ fn writes_go_on_when_the_leader_is_killed() {
 }
 
 #[test]
+fn a_leader_that_is_asked_to_stop_fails_nobodys_request() {
+    let _alone = alone();
+    let mut cluster = plan("stop").start();
+    for _ in 0..3 {
+        let leader = cluster.leader();
+        let others = cluster.others(leader);
+        let mut recorder = Recorder::new(&cluster, seed());
+        for node in &others {
+            recorder.add(&cluster, *node, 3, Habit::Mixed);
+        }
+        recorder.wait_for_writes(&others, 50);
+        let asked = recorder.now();
+        assert_eq!(cluster.stop(leader), Some(0));
+        recorder.wait_for_writes(&others, 100);
+        let served = recorder.now();
+        cluster.restart(leader);
+        cluster.wait_caught_up(leader);
+        let verdict = recorder.finish(&cluster);
+        println!("leader stopped: gap {:.3?}; {verdict}", verdict.gap(asked, Some(served)));
+        verdict.assert_clean();
+        let errors = verdict.count(Outcome::NotExecuted) + verdict.count(Outcome::Unknown);
+        assert_eq!(errors, 0, "clients of the nodes that stayed saw errors");
+    }
+    cluster.wait_all_equal();
+}
+
+#[test]
 fn a_leader_that_stood_still_for_ten_seconds_serves_nothing_stale() {
     let _alone = alone();
     let mut cluster = plan("pause").start();

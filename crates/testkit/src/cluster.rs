@@ -327,6 +327,15 @@ impl Cluster {
         member.is_paused = false;
     }
 
+    /// Asks a node to stop, as a service manager does, and waits until it has. Gives its exit code.
+    ///
+    /// # Panics
+    ///
+    /// When it is down, or does not end.
+    pub fn stop(&mut self, node: usize) -> Option<i32> {
+        self.members[node].server.take().unwrap_or_else(|| panic!("node {node} is down")).stop().code()
+    }
+
     /// kill -9 for all that are up.
     pub fn kill_all(&mut self) {
         for node in self.nodes().filter(|node| self.members[*node].server.is_some()).collect::<Vec<_>>() {
