@@ -10,7 +10,7 @@ use bytes::Bytes;
 use dstore_raft::Time;
 use dstore_resp::Reply;
 use dstore_storage::layout::{key, local};
-use dstore_storage::{Direction, Engine, EngineError};
+use dstore_storage::{Direction, Engine, EngineError, Reader};
 
 use super::connection::{DATABASES, REDIS_VERSION};
 use super::{Facts, Settings};

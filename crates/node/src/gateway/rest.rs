@@ -117,9 +117,12 @@ impl<E: Engine> Node<E> {
         self.replicas_of_a_majority().max(reached as u64)
     }
 
-    fn begin_rest(&mut self, id: SessionId, rest: Rest, wake: Time) {
+    pub(crate) fn begin_rest(&mut self, id: SessionId, rest: Rest, wake: Time) {
         if let Some(session) = self.sessions.get_mut(id) {
             session.rest = Some(rest);
+            if let Some(before) = session.wakes_at.replace(wake) {
+                self.gateway.wakes.remove(&(before, id));
+            }
             self.gateway.wakes.insert((wake, id));
         }
     }
