@@ -6,9 +6,10 @@
 //! neither. Scans go to the engine.
 
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use dstore_storage::snapshot::{Spans, Stage};
 use dstore_storage::{Cursor, Direction, Engine, EngineError, EngineStats, Reader, WriteOp};
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
@@ -26,7 +27,7 @@ const ENTRY_BYTES_TYPICAL: u64 = 256;
 pub(crate) struct Cached<E> {
     engine: E,
     /// `None` of a key: the engine has no such record. One thread uses it; the lock is there for the type.
-    records: Mutex<Records>,
+    records: Arc<Mutex<Records>>,
 }
 
 type Records = Cache<Bytes, Option<Bytes>, Weight>;
@@ -45,7 +46,7 @@ impl<E: Engine> Cached<E> {
     pub(crate) fn new(engine: E, bytes_max: usize) -> Cached<E> {
         let bytes_max = bytes_max as u64;
         let entries = usize::try_from(bytes_max / ENTRY_BYTES_TYPICAL).unwrap_or(usize::MAX);
-        Cached { engine, records: Mutex::new(Cache::with_weighter(entries, bytes_max, Weight)) }
+        Cached { engine, records: Arc::new(Mutex::new(Cache::with_weighter(entries, bytes_max, Weight))) }
     }
 
     /// The engine itself, past the cache: to be looked at, not written.
@@ -54,7 +55,7 @@ impl<E: Engine> Cached<E> {
     }
 
     fn records(&self) -> MutexGuard<'_, Records> {
-        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.records)
     }
 
     fn note(records: &mut Records, op: &WriteOp) {
@@ -69,6 +70,30 @@ impl<E: Engine> Cached<E> {
             WriteOp::Delete { key } => drop(records.remove(&key[..])),
             WriteOp::DeleteRange { start, end } => records.retain(|key, _| key < start || key >= end),
         }
+    }
+}
+
+fn lock(records: &Mutex<Records>) -> MutexGuard<'_, Records> {
+    records.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Records that come in past the cache: once they are in, it knows nothing any more. What is in the spans is not to be
+/// read between.
+struct CachedStage {
+    stage: Box<dyn Stage>,
+    records: Arc<Mutex<Records>>,
+}
+
+impl Stage for CachedStage {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), EngineError> {
+        self.stage.put(key, value)
+    }
+
+    fn commit(self: Box<Self>, ops: &[WriteOp]) -> Result<(), EngineError> {
+        let CachedStage { stage, records } = *self;
+        let result = stage.commit(ops);
+        lock(&records).clear();
+        result
     }
 }
 
@@ -99,6 +124,15 @@ impl<E: Engine> Engine for Cached<E> {
 
     fn snapshot(&self) -> Box<dyn Reader + Send + Sync + '_> {
         self.engine.snapshot()
+    }
+
+    fn freeze(&self) -> Box<dyn Reader + Send + Sync> {
+        self.engine.freeze()
+    }
+
+    fn stage(&self, spans: &Spans) -> Result<Box<dyn Stage>, EngineError> {
+        let stage = self.engine.stage(spans)?;
+        Ok(Box::new(CachedStage { stage, records: self.records.clone() }))
     }
 
     fn get_persisted(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -134,7 +168,7 @@ mod tests {
                 let key = |state: &mut u64| Bytes::from(format!("k{:02}", random(state) % 60));
                 let op = match random(&mut state) % 8 {
                     0 => WriteOp::Delete { key: key(&mut state) },
-                    1 if random(&mut state) % 8 == 0 => {
+                    1 if random(&mut state).is_multiple_of(8) => {
                         let (start, end) = (key(&mut state), key(&mut state));
                         WriteOp::DeleteRange { start: start.clone().min(end.clone()), end: end.max(start) }
                     }
@@ -144,7 +178,7 @@ mod tests {
                         WriteOp::Put { key: key(&mut state), value: Bytes::from(vec![b'x'; length]) }
                     }
                 };
-                if random(&mut state) % 10 == 0 {
+                if random(&mut state).is_multiple_of(10) {
                     cached.inner().refuse_writes(1);
                 }
                 let _ = cached.write(std::slice::from_ref(&op));

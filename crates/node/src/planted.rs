@@ -27,13 +27,17 @@ pub enum Planted {
     CallUncertainNotExecuted,
     /// A copy of a request that a newer one has overtaken is executed.
     AcceptStale,
+    /// A batch that is given up leaves its numbers to the next one.
+    ReuseNumbers,
+    /// WATCH remembers what is logged, also where a read beside it sees what is applied.
+    WatchAhead,
     /// A write is reported durable to consensus when it is submitted.
     DurableWhenSubmitted,
 }
 
 impl Planted {
     /// Every bug.
-    pub const ALL: [Planted; 12] = [
+    pub const ALL: [Planted; 14] = [
         Planted::AnswerBeforeCommit,
         Planted::AnswerBeforeDurable,
         Planted::ReadWithoutLease,
@@ -45,6 +49,8 @@ impl Planted {
         Planted::ReorderConnection,
         Planted::CallUncertainNotExecuted,
         Planted::AcceptStale,
+        Planted::ReuseNumbers,
+        Planted::WatchAhead,
         Planted::DurableWhenSubmitted,
     ];
 }

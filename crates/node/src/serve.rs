@@ -342,6 +342,7 @@ impl<E: Engine> Node<E> {
             Work::Watch { db, keys } => {
                 let Some(group) = self.groups.get_mut(&range) else { return Ok(Tried::NeedsTime) };
                 // In the batch's own order: a GET behind it must not see less than it has remembered.
+                let order = if planted!(self, WatchAhead) { Order::Logged } else { order };
                 let version = |key: &Bytes| group.replica.version(now, order, (*db, key), &self.engine);
                 let versions: Result<Vec<u64>, NodeError> = keys.iter().map(version).collect();
                 Ok(Tried::Done(Done::Versions(versions?)))

@@ -22,8 +22,8 @@ use crate::time::{MICRO, MILLI, Moment, SECOND};
 pub type Machine = usize;
 
 /// Bytes of one direction of a stream that may be on their way; what is more waits in the sender. As much as a socket's
-/// buffer holds.
-const WINDOW_BYTES: usize = 256 << 10;
+/// buffer holds; or as little as lets senders feel it.
+const WINDOWS_BYTES: [usize; 3] = [256 << 10, 256 << 10, 2 << 10];
 
 /// One stream. Never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,6 +134,7 @@ struct Stream {
 pub struct Network {
     random: Random,
     machines: usize,
+    window_bytes: usize,
     links: Vec<Link>,
     streams: BTreeMap<StreamId, Stream>,
     next: u64,
@@ -142,10 +143,11 @@ pub struct Network {
 
 impl Network {
     /// So many machines, joined by links of default quality.
-    pub fn new(random: Random, machines: usize) -> Network {
+    pub fn new(mut random: Random, machines: usize) -> Network {
         Network {
-            random,
             machines,
+            window_bytes: *random.pick(&WINDOWS_BYTES),
+            random,
             links: vec![Link::default(); machines * machines],
             streams: BTreeMap::new(),
             next: 1,
@@ -221,7 +223,7 @@ impl Network {
             return false;
         }
         let pipe = &mut stream.pipes[from.other() as usize];
-        pipe.starved = pipe.bytes >= WINDOW_BYTES;
+        pipe.starved = pipe.bytes >= self.window_bytes;
         !pipe.starved
     }
 
@@ -320,7 +322,7 @@ impl Network {
         let pipe = &mut stream.pipes[arrived_at as usize];
         let sender = arrived_at.other();
         let open = stream.ends[sender as usize] == EndState::Open;
-        let room = open && pipe.starved && pipe.bytes < WINDOW_BYTES;
+        let room = open && pipe.starved && pipe.bytes < self.window_bytes;
         room.then(|| {
             pipe.starved = false;
             (stream.machines[sender as usize], sender)
@@ -546,7 +548,7 @@ mod tests {
         let mut network = Network::new(Random::new(4), 2);
         let id = network.dial(0, 0, 1);
         run(&mut network, SECOND);
-        let piece = Bytes::from(vec![0; WINDOW_BYTES]);
+        let piece = Bytes::from(vec![0; WINDOWS_BYTES[0]]);
         assert!(network.send(SECOND, id, End::Dialer, piece.clone()));
         assert!(!network.send(SECOND, id, End::Dialer, piece.clone()));
         assert_eq!(network.poll_room(id, End::Acceptor), None);

@@ -67,6 +67,8 @@ struct Client {
     paused: bool,
     /// Replies that the stream has no room for yet.
     output: Vec<u8>,
+    /// The core was told that they have to wait.
+    stalled: bool,
     /// The stream closes behind them.
     closing: bool,
     /// What came was no request, and the rest has no meaning.
@@ -313,6 +315,7 @@ impl Process {
                     input: BytesMut::new(),
                     paused: false,
                     output: Vec::new(),
+                    stalled: false,
                     closing: false,
                     ended: false,
                 };
@@ -380,6 +383,11 @@ impl Process {
             let bytes = Bytes::from(std::mem::take(&mut client.output));
             around.trace.note(around.moment, format_args!("{} replies: {}", self.name, Text(&bytes)));
             around.network.send(around.moment, stream, End::Acceptor, bytes);
+        }
+        if client.stalled == client.output.is_empty() {
+            // The client reads too slowly, or does so no more.
+            client.stalled = !client.stalled;
+            if client.stalled { self.core.stall(client.session) } else { self.core.go_on(client.session) }
         }
         if client.closing && client.output.is_empty() {
             let session = client.session;

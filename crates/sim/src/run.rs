@@ -5,7 +5,7 @@
 //!    (safety)                         (liveness, bounded)                                   (convergence)
 //! ```
 //!
-//! Then the history is judged by the [checker](mod@crate::checker). A panic of the core is a failure like any other.
+//! Then the history is judged by the [checker]. A panic of the core is a failure like any other.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -105,6 +105,7 @@ fn run_to_verdict(options: Options) -> Outcome {
     let habits = Habits::draw(&mut random, nodes);
     let limits = NodeLimits {
         request_timeout: Duration::from_secs(*random.pick(&[1, 3, 5])),
+        inflight_bytes_max: *random.pick(&[64 << 20, 64 << 20, 64 << 20, 1 << 10]),
         lease_reads: !random.one_in(4),
         follower_reads: random.one_in(4),
         ..NodeLimits::default()

@@ -8,7 +8,7 @@
 use std::time::Instant;
 
 use dstore_node::Planted;
-use dstore_sim::run::{Options, hunt};
+use dstore_sim::run::{Options, hunt, note_panic};
 
 /// Seeds within which each bug has to be caught: many times what it takes on average.
 const SEEDS_MAX: u64 = 1500;
@@ -20,6 +20,7 @@ fn every_planted_bug_is_caught() {
     println!("DSTORE_SEED={seed}");
     let options = Options { seed, trace: false, epoch: Instant::now(), planted: None };
     let mut escaped = Vec::new();
+    std::panic::set_hook(Box::new(note_panic));
     for bug in Planted::ALL {
         match hunt(options, bug, SEEDS_MAX) {
             Some((seeds, outcome)) => {
@@ -29,5 +30,6 @@ fn every_planted_bug_is_caught() {
             None => escaped.push(bug),
         }
     }
+    drop(std::panic::take_hook());
     assert!(escaped.is_empty(), "not caught within {SEEDS_MAX} seeds from {seed}: {escaped:?}");
 }

@@ -1,5 +1,5 @@
-//! A slice of the simulation, for every test run: seeds that count up from a fresh one, seeds that once failed, and that a
-//! seed repeats to the last message.
+//! A slice of the simulation, for every test run: seeds that count up from a fresh one, and that a seed repeats to the
+//! last message. What failed once is kept as a planted bug, which has to be found for ever: seeds change with the simulator.
 //!
 //! `DSTORE_SEED=n` begins with another seed, `SIM_SEEDS=n` runs that many. For many, use `make sim`.
 
@@ -8,9 +8,6 @@ use std::time::Instant;
 use dstore_sim::run::{Options, Outcome, run};
 
 const SEEDS_DEFAULT: u64 = 100;
-
-/// Seeds that failed once, each for a reason of its own, when the simulator drew as it did then.
-const ONCE_FAILED: [u64; 6] = [2, 5, 13, 15, 17, 263];
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
@@ -54,13 +51,6 @@ fn fresh_seeds_are_strictly_serializable_and_recover() {
     }
     // A cluster that refuses everything would be consistent too.
     assert!(committed as u64 > 50 * seeds, "only {committed} transactions committed in {seeds} seeds");
-}
-
-#[test]
-fn seeds_that_once_failed_stay_good() {
-    for seed in ONCE_FAILED {
-        assert_good(seed, &run(options(seed, epoch())));
-    }
 }
 
 #[test]

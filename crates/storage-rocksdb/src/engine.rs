@@ -1,129 +1,49 @@
-//! [`RocksEngine`] itself: each method of the trait, and the stickiness of failures.
+//! [`RocksEngine`] itself: each method of the trait.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use dstore_storage::snapshot::{Spans, Stage};
 use dstore_storage::{Cursor, Direction, Engine, EngineStats, Reader, WriteOp};
 use rocksdb::properties;
-use rocksdb::{
-    Cache, ColumnFamily, DB, DBPinnableSlice, DBRawIterator, FlushOptions, ReadOptions, ReadTier,
-    SnapshotWithThreadMode, WriteBatch, WriteOptions,
-};
+use rocksdb::{DB, DBPinnableSlice, DBRawIterator, ReadOptions, SnapshotWithThreadMode, WriteBatch};
 
-use crate::options::{RocksOptions, rocksdb_options};
-use crate::{EngineError, classify, place};
+use crate::database::{Database, data};
+use crate::options::RocksOptions;
+use crate::owned::OwnedSnapshot;
+use crate::stage::RocksStage;
+use crate::{EngineError, classify};
 
-/// The column family of everything.
-const DATA: &str = "data";
+/// What a frozen view reads ahead: a chunk of an export in one go instead of a block at a time.
+const READAHEAD_BYTES: usize = 1 << 20;
 
 /// An [`Engine`] on RocksDB. See the [crate](crate) for what must hold.
 pub struct RocksEngine {
-    db: DB,
-    cache: Cache,
-    path: PathBuf,
-    writes: WriteOptions,
-    persisted_reads: ReadOptions,
-    /// The first failure. Set once; every later write and flush is refused with it.
-    failed: OnceLock<String>,
-    busy_total: AtomicU64,
+    database: Arc<Database>,
 }
 
 impl std::fmt::Debug for RocksEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RocksEngine").field("path", &self.path).field("failed", &self.failed).finish_non_exhaustive()
+        let Database { path, failed, .. } = &*self.database;
+        f.debug_struct("RocksEngine").field("path", path).field("failed", failed).finish_non_exhaustive()
     }
 }
 
 impl RocksEngine {
-    /// Opens the database at `path`, and makes one where there is nothing. The directory is the engine's alone.
+    /// Opens the database at `path`, and makes one where there is nothing. The directory is the engine's alone. What a
+    /// crash left of a snapshot that was not let in is removed.
+    ///
+    /// It stays open, and locked, until the engine and all that it gave away (frozen views, stages) are dropped.
     ///
     /// # Errors
     /// [`EngineError::Locked`] when it is open elsewhere, [`EngineError::UnknownFormat`] when it is not empty and not
     /// ours, [`EngineError::Corrupt`], [`EngineError::Io`] and [`EngineError::Full`] as they say.
     pub fn open(path: &Path, options: &RocksOptions) -> Result<RocksEngine, EngineError> {
-        if place::inspect(path)? == place::Found::Nothing {
-            place::create(path, |making| {
-                let (mut db_options, _cache) = rocksdb_options(options)?;
-                db_options.create_if_missing(true);
-                db_options.create_missing_column_families(true);
-                open_db(&db_options, making).map(drop)
-            })?;
-        }
-        let (db_options, cache) = rocksdb_options(options)?;
-        let db = open_db(&db_options, path)?;
-        let mut writes = WriteOptions::default();
-        writes.disable_wal(true);
-        writes.set_no_slowdown(true);
-        let mut persisted_reads = ReadOptions::default();
-        persisted_reads.set_read_tier(ReadTier::Persisted);
-        tracing::info!(path = %path.display(), memory_bytes = options.memory_bytes, "data opened");
-        Ok(RocksEngine {
-            db,
-            cache,
-            path: path.to_owned(),
-            writes,
-            persisted_reads,
-            failed: OnceLock::new(),
-            busy_total: AtomicU64::new(0),
-        })
+        Ok(RocksEngine { database: Arc::new(Database::open(path, options)?) })
     }
-
-    fn data(&self) -> &ColumnFamily {
-        data(&self.db)
-    }
-
-    fn check(&self) -> Result<(), EngineError> {
-        match self.failed.get() {
-            Some(first) => Err(EngineError::Failed(first.clone())),
-            None => Ok(()),
-        }
-    }
-
-    /// Remembers the first failure; passes on any error.
-    fn stick(&self, error: EngineError) -> EngineError {
-        if !matches!(error, EngineError::Busy(_)) && self.failed.set(error.to_string()).is_ok() {
-            tracing::error!(path = %self.path.display(), %error, "data failed");
-        }
-        error
-    }
-
-    fn property(&self, name: &properties::PropName) -> u64 {
-        // A property that cannot be read is a figure that is not shown.
-        self.db.property_int_value_cf(self.data(), name).ok().flatten().unwrap_or(0)
-    }
-
-    /// RocksDB counts the database's background errors with the default column family alone.
-    fn background_errors(&self) -> u64 {
-        self.db.property_int_value(properties::BACKGROUND_ERRORS).ok().flatten().unwrap_or(0)
-    }
-
-    /// RocksDB may have failed in the background without a caller to tell. A background error counts even if RocksDB
-    /// thinks it recovered from it (it does so by itself when a full disk has room again).
-    fn check_background(&self) -> Result<(), EngineError> {
-        let errors = self.background_errors();
-        if errors > 0 {
-            return Err(
-                self.stick(EngineError::Io(format!("{errors} failed flushes or compactions in the background")))
-            );
-        }
-        Ok(())
-    }
-}
-
-fn open_db(options: &rocksdb::Options, path: &Path) -> Result<DB, EngineError> {
-    DB::open_cf_with_opts(options, path, [("default", options.clone()), (DATA, options.clone())]).map_err(|error| {
-        match classify(&error) {
-            EngineError::Io(detail) if detail.contains("lock") => EngineError::Locked { path: path.to_owned(), detail },
-            other => other,
-        }
-    })
-}
-
-fn data(db: &DB) -> &ColumnFamily {
-    db.cf_handle(DATA).expect("opening would have failed without the column family")
 }
 
 fn found(value: Option<DBPinnableSlice<'_>>) -> Option<Bytes> {
@@ -132,7 +52,7 @@ fn found(value: Option<DBPinnableSlice<'_>>) -> Option<Bytes> {
 
 impl Reader for RocksEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.db.get_pinned_cf(self.data(), key).map(found).map_err(|error| classify(&error))
+        self.database.db.get_pinned_cf(self.database.data(), key).map(found).map_err(|error| classify(&error))
     }
 
     fn scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
@@ -140,69 +60,75 @@ impl Reader for RocksEngine {
             return Ok(Box::new(EmptyCursor));
         }
         let options = scan_options(ReadOptions::default(), &range);
-        RocksCursor::start(self.db.raw_iterator_cf_opt(self.data(), options), direction)
+        RocksCursor::start(self.database.db.raw_iterator_cf_opt(self.database.data(), options), direction)
     }
 }
 
 impl Engine for RocksEngine {
     fn write(&self, ops: &[WriteOp]) -> Result<(), EngineError> {
-        self.check()?;
+        self.database.check()?;
         let mut batch = WriteBatch::default();
         for op in ops {
             match op {
-                WriteOp::Put { key, value } => batch.put_cf(self.data(), key, value),
-                WriteOp::Delete { key } => batch.delete_cf(self.data(), key),
-                WriteOp::DeleteRange { start, end } if start < end => batch.delete_range_cf(self.data(), start, end),
+                WriteOp::Put { key, value } => batch.put_cf(self.database.data(), key, value),
+                WriteOp::Delete { key } => batch.delete_cf(self.database.data(), key),
+                WriteOp::DeleteRange { start, end } if start < end => {
+                    batch.delete_range_cf(self.database.data(), start, end)
+                }
                 WriteOp::DeleteRange { .. } => {}
             }
         }
-        self.db.write_opt(batch, &self.writes).map_err(|error| {
-            let error = self.stick(classify(&error));
+        self.database.db.write_opt(batch, &self.database.writes).map_err(|error| {
+            let error = self.database.stick(classify(&error));
             if matches!(error, EngineError::Busy(_)) {
-                self.busy_total.fetch_add(1, Ordering::Relaxed);
+                self.database.busy_total.fetch_add(1, Ordering::Relaxed);
             }
             error
         })
     }
 
     fn snapshot(&self) -> Box<dyn Reader + Send + Sync + '_> {
-        Box::new(RocksSnapshot { db: &self.db, snapshot: self.db.snapshot() })
+        Box::new(RocksSnapshot { db: &self.database.db, snapshot: self.database.db.snapshot() })
+    }
+
+    fn freeze(&self) -> Box<dyn Reader + Send + Sync> {
+        Box::new(RocksFrozen(OwnedSnapshot::new(Arc::clone(&self.database))))
+    }
+
+    fn stage(&self, spans: &Spans) -> Result<Box<dyn Stage>, EngineError> {
+        Ok(Box::new(RocksStage::new(&self.database, spans)?))
     }
 
     fn get_persisted(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.check_background()?;
-        self.db.get_pinned_cf_opt(self.data(), key, &self.persisted_reads).map(found).map_err(|error| classify(&error))
+        self.database.check_background()?;
+        self.database
+            .db
+            .get_pinned_cf_opt(self.database.data(), key, &self.database.persisted_reads)
+            .map(found)
+            .map_err(|error| classify(&error))
     }
 
     fn flush(&self) -> Result<(), EngineError> {
-        self.check()?;
-        self.check_background()?;
-        let mut options = FlushOptions::default();
-        options.set_wait(true);
-        self.db.flush_cf_opt(self.data(), &options).map_err(|error| match classify(&error) {
-            // A flush is not refused for being busy; whatever this is, the data is not durable.
-            EngineError::Busy(detail) => self.stick(EngineError::Io(detail)),
-            other => self.stick(other),
-        })?;
-        self.check_background()
+        self.database.flush()
     }
 
     fn stats(&self) -> EngineStats {
-        let _sticks = self.check_background();
-        let cache_bytes = self.cache.get_usage() as u64;
-        let unflushed_bytes = self.property(properties::CUR_SIZE_ALL_MEM_TABLES);
+        let _sticks = self.database.check_background();
+        let cache_bytes = self.database.cache.get_usage() as u64;
+        let unflushed_bytes = self.database.property(properties::CUR_SIZE_ALL_MEM_TABLES);
         EngineStats {
-            keys_estimate: self.property(properties::ESTIMATE_NUM_KEYS),
-            disk_bytes: self.property(properties::LIVE_SST_FILES_SIZE),
+            keys_estimate: self.database.property(properties::ESTIMATE_NUM_KEYS),
+            disk_bytes: self.database.property(properties::LIVE_SST_FILES_SIZE),
             unflushed_bytes,
             // Memtables are charged to the cache; only table readers stand beside it.
-            memory_bytes: cache_bytes + self.property(properties::ESTIMATE_TABLE_READERS_MEM),
+            memory_bytes: cache_bytes + self.database.property(properties::ESTIMATE_TABLE_READERS_MEM),
             cache_bytes: cache_bytes.saturating_sub(unflushed_bytes),
-            compaction_pending_bytes: self.property(properties::ESTIMATE_PENDING_COMPACTION_BYTES),
-            stalled: self.property(properties::IS_WRITE_STOPPED) > 0
-                || self.property(properties::ACTUAL_DELAYED_WRITE_RATE) > 0,
-            busy_total: self.busy_total.load(Ordering::Relaxed),
-            background_errors: self.background_errors(),
+            compaction_pending_bytes: self.database.property(properties::ESTIMATE_PENDING_COMPACTION_BYTES),
+            stalled: self.database.property(properties::IS_WRITE_STOPPED) > 0
+                || self.database.property(properties::ACTUAL_DELAYED_WRITE_RATE) > 0,
+            busy_total: self.database.busy_total.load(Ordering::Relaxed),
+            background_errors: self.database.background_errors(),
+            free_bytes: self.database.free_bytes(),
         }
     }
 }
@@ -223,6 +149,27 @@ impl Reader for RocksSnapshot<'_> {
         }
         let options = scan_options(ReadOptions::default(), &range);
         RocksCursor::start(self.snapshot.raw_iterator_cf_opt(data(self.db), options), direction)
+    }
+}
+
+/// A view for reading much, once.
+struct RocksFrozen(OwnedSnapshot);
+
+impl Reader for RocksFrozen {
+    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        let value = self.0.snapshot().get_pinned_cf(self.0.database().data(), key);
+        value.map(found).map_err(|error| classify(&error))
+    }
+
+    fn scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
+        if range.start >= range.end {
+            return Ok(Box::new(EmptyCursor));
+        }
+        let mut options = scan_options(ReadOptions::default(), &range);
+        options.fill_cache(false);
+        options.set_readahead_size(READAHEAD_BYTES);
+        let iterator = self.0.snapshot().raw_iterator_cf_opt(self.0.database().data(), options);
+        RocksCursor::start(iterator, direction)
     }
 }
 

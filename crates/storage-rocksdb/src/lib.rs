@@ -15,15 +15,20 @@
 //!   refused with [`EngineError::Busy`] and change nothing.
 //! - **Failures are sticky.** The first failed write or flush, and any background error, fails the engine for good.
 //!   RocksDB's own retries are turned off.
+//! - **A snapshot enters in one manifest record.** Its table files are made and synced beside the data; one ingestion links
+//!   them in. Until its record is synced to the manifest none of them counts, from then on all do. See `stage`.
 //!
 //! # Caveats
 //!
 //! Reads may go to the disk. Scans over many range removals are slow until compaction has passed. The memory budget
 //! bounds block cache and memtables, not the table readers' own small structures, nor what cursors pin.
 
+mod database;
 mod engine;
 mod options;
+mod owned;
 mod place;
+mod stage;
 
 pub use engine::RocksEngine;
 pub use options::RocksOptions;

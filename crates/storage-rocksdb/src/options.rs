@@ -58,6 +58,10 @@ pub(crate) fn rocksdb_options(options: &RocksOptions) -> Result<(Options, Cache)
     db.set_max_bytes_for_level_base((memtable_bytes * MEMTABLES_MAX) as u64);
     db.set_target_file_size_base(memtable_bytes.max(8 << 20) as u64);
     db.set_level_compaction_dynamic_level_bytes(true);
+    // Twice the default. A snapshot may put some 30 files into level 0 at once (see `stage`), which do not overlap and so cost
+    // readers little; writes must not be refused until they are compacted.
+    db.set_level_zero_slowdown_writes_trigger(40);
+    db.set_level_zero_stop_writes_trigger(56);
     // The bottom level holds nine tenths of the data and is written once for many reads: worth the better compression.
     db.set_compression_type(DBCompressionType::Lz4);
     db.set_bottommost_compression_type(DBCompressionType::Zstd);

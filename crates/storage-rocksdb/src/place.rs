@@ -76,7 +76,7 @@ fn sync(path: &Path) -> Result<(), EngineError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(|error| io_error("sync", path, &error))
 }
 
-fn io_error(action: &str, path: &Path, error: &io::Error) -> EngineError {
+pub(crate) fn io_error(action: &str, path: &Path, error: &io::Error) -> EngineError {
     let text = format!("{action} {}: {error}", path.display());
     if error.kind() == io::ErrorKind::StorageFull { EngineError::Full(text) } else { EngineError::Io(text) }
 }

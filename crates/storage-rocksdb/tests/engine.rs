@@ -5,6 +5,7 @@
 use std::path::Path;
 
 use dstore_storage::suite::engine::{Harness, all};
+use dstore_storage::suite::snapshot;
 use dstore_storage::{Bytes, Engine, EngineError, Reader, WriteOp};
 use dstore_storage_rocksdb::{RocksEngine, RocksOptions};
 use tempfile::TempDir;
@@ -24,6 +25,7 @@ fn put(key: &str, value: &[u8]) -> WriteOp {
 /// Dropping the engine forgets its memtables, as a power loss would: it does not flush when it closes.
 #[derive(Default)]
 struct Rocks {
+    /// Each engine made, by its place; only the newest one may lose power.
     places: Vec<TempDir>,
 }
 
@@ -50,6 +52,11 @@ impl Rocks {
 #[test]
 fn the_suite_passes() {
     all(&mut Rocks::default());
+}
+
+#[test]
+fn the_suite_of_snapshots_passes() {
+    snapshot::all(&mut Rocks::default());
 }
 
 #[test]

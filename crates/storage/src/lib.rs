@@ -7,7 +7,7 @@
 //! log says so; the engine is told of it later and may forget it in a crash; the log keeps every entry until the engine
 //! has the applied position *persisted*, so that a restart replays what was forgotten.
 //!
-//! Read [`Engine`] and [`Log`] first. `docs/storage.md` draws the file formats byte by byte and argues the recovery rules.
+//! Read [`Engine`] and [`Log`] first; [`snapshot`] is how replicas hand each other the data itself. `docs/storage.md` draws the file formats byte by byte and argues the recovery rules.
 
 mod batch;
 pub mod engine;
@@ -15,6 +15,7 @@ mod ids;
 pub mod layout;
 pub mod log;
 mod mix;
+pub mod snapshot;
 #[cfg(feature = "suite")]
 pub mod suite;
 

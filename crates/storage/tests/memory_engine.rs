@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used)] // In helpers of tests, too.
 
+use dstore_storage::snapshot::{Export, Install, Spans};
 use dstore_storage::suite::engine::{Harness, all};
+use dstore_storage::suite::snapshot;
 use dstore_storage::{Bytes, Engine, EngineError, MemoryEngine, Reader, WriteOp};
 
 struct Memory;
@@ -27,6 +29,38 @@ fn put(value: &'static str) -> [WriteOp; 1] {
 #[test]
 fn the_suite_passes() {
     all(&mut Memory);
+}
+
+#[test]
+fn the_suite_of_snapshots_passes() {
+    snapshot::all(&mut Memory);
+}
+
+#[test]
+fn a_power_loss_forgets_what_was_staged_and_the_install_says_so() {
+    let spans = Spans::new(vec![Bytes::from("a")..Bytes::from("b")]).unwrap();
+    let (from, to) = (MemoryEngine::new(), MemoryEngine::new());
+    from.write(&put("new")).unwrap();
+    to.write(&put("old")).unwrap();
+    to.flush().unwrap();
+    let mut export = Export::begin(&from, 1, spans.clone());
+    let mut install = Install::begin(&to, 1, spans).unwrap();
+    while let Some(chunk) = export.next_chunk().unwrap() {
+        install.add(&chunk).unwrap();
+    }
+    to.lose_power(0);
+    let error = install.finish(&[]).unwrap_err();
+    assert!(error.to_string().contains("the power was lost"), "{error}");
+    assert_eq!(to.get(b"a").unwrap(), Some(Bytes::from("old")));
+    to.write(&put("the engine goes on")).unwrap();
+}
+
+#[test]
+fn free_space_is_what_was_set() {
+    let engine = MemoryEngine::new();
+    assert_eq!(engine.stats().free_bytes, None);
+    engine.set_free_bytes(Some(7));
+    assert_eq!(engine.stats().free_bytes, Some(7));
 }
 
 #[test]

@@ -283,7 +283,9 @@ impl<E: Engine> Node<E> {
         session.bytes -= outstanding.bytes;
         self.waiting_bytes -= outstanding.bytes;
         // Its numbers are spent: what still comes of it must not be taken for the next batch's.
-        session.next_number = outstanding.batch.first + outstanding.batch.items.len() as u64;
+        if !planted!(self, ReuseNumbers) {
+            session.next_number = outstanding.batch.first + outstanding.batch.items.len() as u64;
+        }
         if uncertain {
             self.fulfil(now, id, Done::Reply(Reply::error(text)))?;
             let Some(session) = self.sessions.get_mut(id) else { return Ok(()) };

@@ -66,8 +66,10 @@ pub enum ClientAction {
 /// What a reply is an answer to.
 #[derive(Debug)]
 enum Expected {
-    /// The OK of MULTI or UNWATCH.
+    /// The OK of MULTI.
     Ok,
+    /// The greeting: from here on the third version of the protocol.
+    Hello,
     /// The OK of WATCH, or a refusal: it may need the data.
     Watch,
     /// QUEUED.
@@ -282,6 +284,9 @@ impl Client {
             watched: None,
             uncertain: false,
         });
+        if self.random.one_in(3) {
+            self.send(request::encode(&["HELLO", "3"]), Expected::Hello);
+        }
     }
 
     fn send(&mut self, bytes: Vec<u8>, expected: Expected) {
@@ -381,6 +386,7 @@ impl Client {
         match (expected, &reply) {
             (Expected::Ok, Reply::Status(text)) if text == "OK" => {}
             (Expected::Watch, Reply::Status(text)) if text == "OK" => connection.watching = true,
+            (Expected::Hello, Reply::Map(_)) => {}
             (Expected::Queued, Reply::Status(text)) if text == "QUEUED" => {}
             (Expected::Command(id), reply) => {
                 self.committed(now, id, reply, None, recorder);
@@ -413,7 +419,7 @@ impl Client {
         let id = match expected {
             Expected::Command(id) | Expected::Watched(_, id) | Expected::Exec(Block { id, .. }) => Some(*id),
             Expected::Watch => None,
-            Expected::Ok | Expected::Queued => {
+            Expected::Ok | Expected::Queued | Expected::Hello => {
                 let text = String::from_utf8_lossy(text);
                 return recorder.problem(connection.number, format_args!("{expected:?} was answered with -{text}"));
             }
@@ -537,6 +543,9 @@ mod tests {
     fn acknowledged_refused_and_uncertain_commands_are_told_apart() {
         let mut length = 0;
         let (recorder, _) = talk(Habits { keys: 1, ..habits() }, 30, |sent| {
+            if sent.contains("HELLO") {
+                return "%0\r\n-NOQUORUM not executed: no leader\r\n".to_owned();
+            }
             if sent.contains("MGET") {
                 return "-NOQUORUM not executed: no leader\r\n".to_owned();
             }
@@ -589,7 +598,11 @@ mod tests {
             while let Some(action) = client.poll_action() {
                 match action {
                     ClientAction::Connect(machine) => assert_eq!(machine, 2),
-                    ClientAction::Send(_) => client.handle_bytes(now, b"$-1\r\n", &mut recorder),
+                    ClientAction::Send(bytes) => {
+                        let hello = bytes.windows(5).any(|word| word == b"HELLO");
+                        let reply: &[u8] = if hello { b"%0\r\n_\r\n" } else { b"$-1\r\n" };
+                        client.handle_bytes(now, reply, &mut recorder);
+                    }
                     ClientAction::Close => {}
                 }
             }

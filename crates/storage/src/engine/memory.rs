@@ -5,6 +5,9 @@
 //! whenever a memtable fills, and forgets the others. So a prefix of the batches survives, each whole, and every flush
 //! that returned is inside it.
 //!
+//! A staged snapshot waits outside of both maps and goes into both at once, after the batches that wait; a power loss before
+//! that forgets it.
+//!
 //! Snapshots and cursors hold the map they began with; a write while one lives copies the map. Fine for tests, and the
 //! reason why this is not an engine for large data.
 
@@ -17,13 +20,14 @@ use bytes::Bytes;
 use super::{Cursor, Direction, Engine, EngineError, EngineStats, Reader};
 use crate::WriteOp;
 use crate::mix::Mix;
+use crate::snapshot::{Spans, Stage};
 
 type Map = BTreeMap<Bytes, Bytes>;
 
 /// An [`Engine`] in memory that can lose power and fail on demand. See the [module](self).
 #[derive(Debug, Default)]
 pub struct MemoryEngine {
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
 }
 
 #[derive(Debug, Default)]
@@ -39,6 +43,9 @@ struct State {
     /// Writes to refuse as busy before the next one is taken.
     busy_next: u64,
     busy_total: u64,
+    /// How often the power was lost. What was staged in an earlier life is gone.
+    lives: u64,
+    free_bytes: Option<u64>,
 }
 
 impl MemoryEngine {
@@ -59,6 +66,7 @@ impl MemoryEngine {
         state.current = Arc::new(state.persisted.clone());
         state.failed = None;
         state.busy_next = 0;
+        state.lives += 1;
     }
 
     /// Flushes as many of the oldest batches as `seed` says, as the real engine does when a memtable fills.
@@ -78,14 +86,23 @@ impl MemoryEngine {
         self.lock().failed = Some(reason.to_owned());
     }
 
+    /// What [`EngineStats::free_bytes`] tells from now on. Nothing else depends on it.
+    pub fn set_free_bytes(&self, bytes: Option<u64>) {
+        self.lock().free_bytes = bytes;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No code under this lock can leave the state half changed, so a panic elsewhere does not make it unusable.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn view(&self) -> View {
         View { map: Arc::clone(&self.lock().current) }
     }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    // No code under this lock can leave the state half changed, so a panic elsewhere does not make it unusable.
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl State {
@@ -151,6 +168,18 @@ impl Engine for MemoryEngine {
         Box::new(self.view())
     }
 
+    fn freeze(&self) -> Box<dyn Reader + Send + Sync> {
+        Box::new(self.view())
+    }
+
+    fn stage(&self, spans: &Spans) -> Result<Box<dyn Stage>, EngineError> {
+        let state = self.lock();
+        state.check()?;
+        let cleared =
+            spans.iter().map(|span| WriteOp::DeleteRange { start: span.start.clone(), end: span.end.clone() });
+        Ok(Box::new(MemoryStage { state: Arc::clone(&self.state), life: state.lives, ops: cleared.collect() }))
+    }
+
     fn get_persisted(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         Ok(self.lock().persisted.get(key).cloned())
     }
@@ -170,8 +199,47 @@ impl Engine for MemoryEngine {
             unflushed_bytes: state.unflushed.iter().flatten().map(WriteOp::bytes_len).sum::<usize>() as u64,
             busy_total: state.busy_total,
             background_errors: u64::from(state.failed.is_some()),
+            free_bytes: state.free_bytes,
             ..EngineStats::default()
         }
+    }
+}
+
+/// A snapshot on its way in.
+struct MemoryStage {
+    state: Arc<Mutex<State>>,
+    /// The life of the engine in which it began.
+    life: u64,
+    /// The removal of its spans, then its records.
+    ops: Vec<WriteOp>,
+}
+
+impl MemoryStage {
+    fn check(&self, state: &State) -> Result<(), EngineError> {
+        if state.lives != self.life {
+            return Err(EngineError::Failed("the power was lost since the snapshot began".to_owned()));
+        }
+        state.check()
+    }
+}
+
+impl Stage for MemoryStage {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), EngineError> {
+        self.check(&lock(&self.state))?;
+        self.ops.push(WriteOp::Put { key: Bytes::copy_from_slice(key), value: Bytes::copy_from_slice(value) });
+        Ok(())
+    }
+
+    fn commit(self: Box<Self>, ops: &[WriteOp]) -> Result<(), EngineError> {
+        let mut state = lock(&self.state);
+        self.check(&state)?;
+        let all = state.unflushed.len();
+        state.persist(all);
+        for ops in [&self.ops, ops] {
+            apply(&mut state.persisted, ops);
+            apply(Arc::make_mut(&mut state.current), ops);
+        }
+        Ok(())
     }
 }
 

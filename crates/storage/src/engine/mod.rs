@@ -13,6 +13,8 @@
 //! - [`Engine::flush`] makes everything written before the call durable. It blocks on the disk: call it off the loop.
 //! - [`Engine::get_persisted`] reads what a power loss right now would leave. The log may be truncated up to the
 //!   applied index read this way, and no further.
+//! - [`Engine::stage`] is the other way in: many records become visible and durable together, in one step that also makes
+//!   everything before it durable. So what survives a crash is still a prefix. See [`crate::snapshot`].
 //! - A failure other than [`EngineError::Busy`] on a write or flush is sticky: every later write and flush fails with
 //!   [`EngineError::Failed`]. Nothing resumes by itself; the node stops and is started again.
 //!
@@ -47,6 +49,7 @@ use std::path::PathBuf;
 use bytes::Bytes;
 
 use crate::WriteOp;
+use crate::snapshot::{Spans, Stage};
 
 /// Which way a scan goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,6 +104,17 @@ pub trait Engine: Reader + Send + Sync {
     /// A consistent view of the data as of now, untouched by later writes. It pins old data until dropped.
     fn snapshot(&self) -> Box<dyn Reader + Send + Sync + '_>;
 
+    /// A consistent view as of now that stands on its own: it may go to another thread and outlive the caller. For reading
+    /// much, once (an export, a checksum): what it reads does not push other things out of the cache. It pins old data
+    /// until dropped, and keeps the engine open.
+    fn freeze(&self) -> Box<dyn Reader + Send + Sync>;
+
+    /// A place for records that shall replace all that is in `spans`, in one step. Keeps the engine open until dropped.
+    ///
+    /// # Errors
+    /// [`EngineError::Full`], [`EngineError::Io`]: there is no room for it. [`EngineError::Failed`] as always.
+    fn stage(&self, spans: &Spans) -> Result<Box<dyn Stage>, EngineError>;
+
     /// The value of `key` that would survive a power loss right now.
     ///
     /// # Errors
@@ -138,6 +152,8 @@ pub struct EngineStats {
     pub busy_total: u64,
     /// Background errors since the engine was opened. Above 0 the engine is failed.
     pub background_errors: u64,
+    /// Bytes that may still be written to the filesystem that the data is on; none if that is not known.
+    pub free_bytes: Option<u64>,
 }
 
 /// Why an engine could not do what it was asked; one variant for each thing a caller can do about it.

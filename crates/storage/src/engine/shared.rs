@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::{Cursor, Direction, Engine, EngineError, EngineStats, Reader};
 use crate::WriteOp;
+use crate::snapshot::{Spans, Stage};
 
 impl<T: Reader + ?Sized> Reader for Arc<T> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -25,6 +26,14 @@ impl<T: Engine + ?Sized> Engine for Arc<T> {
 
     fn snapshot(&self) -> Box<dyn Reader + Send + Sync + '_> {
         (**self).snapshot()
+    }
+
+    fn freeze(&self) -> Box<dyn Reader + Send + Sync> {
+        (**self).freeze()
+    }
+
+    fn stage(&self, spans: &Spans) -> Result<Box<dyn Stage>, EngineError> {
+        (**self).stage(spans)
     }
 
     fn get_persisted(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {

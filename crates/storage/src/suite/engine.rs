@@ -43,24 +43,24 @@ fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 
-fn put(key: &str, value: &str) -> WriteOp {
+pub(super) fn put(key: &str, value: &str) -> WriteOp {
     WriteOp::Put { key: bytes(key), value: bytes(value) }
 }
 
-fn delete(key: &str) -> WriteOp {
+pub(super) fn delete(key: &str) -> WriteOp {
     WriteOp::Delete { key: bytes(key) }
 }
 
-fn delete_range(start: &str, end: &str) -> WriteOp {
+pub(super) fn delete_range(start: &str, end: &str) -> WriteOp {
     WriteOp::DeleteRange { start: bytes(start), end: bytes(end) }
 }
 
-fn get(reader: &(impl Reader + ?Sized), key: &str) -> Option<Bytes> {
+pub(super) fn get(reader: &(impl Reader + ?Sized), key: &str) -> Option<Bytes> {
     reader.get(key.as_bytes()).expect("get")
 }
 
 /// Writes, waiting for an engine that is busy to become free: a flush makes room.
-fn write(engine: &impl Engine, ops: &[WriteOp]) {
+pub(super) fn write(engine: &impl Engine, ops: &[WriteOp]) {
     loop {
         match engine.write(ops) {
             Err(EngineError::Busy(_)) => engine.flush().expect("flush"),
@@ -70,7 +70,12 @@ fn write(engine: &impl Engine, ops: &[WriteOp]) {
 }
 
 /// All entries of a scan, in the order it gave them.
-fn collect(reader: &(impl Reader + ?Sized), start: &[u8], end: &[u8], direction: Direction) -> Vec<(Bytes, Bytes)> {
+pub(super) fn collect(
+    reader: &(impl Reader + ?Sized),
+    start: &[u8],
+    end: &[u8],
+    direction: Direction,
+) -> Vec<(Bytes, Bytes)> {
     let mut cursor = reader.scan(start..end, direction).expect("scan");
     let mut entries = Vec::new();
     while let Some((key, value)) = cursor.entry() {
@@ -227,7 +232,7 @@ fn random_batch(choices: &mut Choices, number: u64) -> Vec<WriteOp> {
     ops
 }
 
-fn apply(model: &mut BTreeMap<Bytes, Bytes>, ops: &[WriteOp]) {
+pub(super) fn apply(model: &mut BTreeMap<Bytes, Bytes>, ops: &[WriteOp]) {
     for op in ops {
         match op {
             WriteOp::Put { key, value } => {

@@ -8,6 +8,7 @@
 pub mod engine;
 pub mod log;
 pub mod sim_disk;
+pub mod snapshot;
 
 use crate::mix::Mix;
 
