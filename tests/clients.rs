@@ -228,3 +228,34 @@ fn what_is_no_request_is_answered_as_redis_does_and_hurts_nobody() {
     }
     assert_eq!(cli(&server, &["ping"]), "PONG");
 }
+
+#[test]
+fn commands_about_connections_and_the_server_are_answered_as_redis_does() {
+    let scratch = Scratch::new("connections");
+    let server = start(&scratch);
+    let redis = start_redis(&scratch, &scratch.directory("redis"), &["--save", "", "--enable-debug-command", "yes"]);
+    let dialogues = [
+        "CLIENT KILL 1:1|CLIENT KILL ID x|CLIENT KILL ID 99999|CLIENT KILL TYPE x|CLIENT KILL USER x|CLIENT KILL SKIPME x",
+        "CLIENT KILL ID 1 x|CLIENT KILL ADDR a LADDR b TYPE normal SKIPME yes|CLIENT PAUSE x|CLIENT PAUSE -1|CLIENT PAUSE 1 x",
+        "CLIENT UNPAUSE|CLIENT REPLY x|CLIENT NO-EVICT ON|CLIENT NO-EVICT x|CLIENT TRACKINGINFO|CLIENT GETREDIR|CLIENT CACHING YES",
+        "CLIENT REPLY SKIP|PING|PING|CLIENT REPLY OFF|PING|NOPE|CLIENT REPLY ON|PING",
+        "CLIENT TRACKING OFF|CLIENT TRACKING x|CLIENT UNBLOCK 999|CLIENT UNBLOCK x|CLIENT UNBLOCK 1 x|CLIENT NO-TOUCH ON|CLIENT NOPE",
+        "CLIENT LIST TYPE x|CLIENT LIST ID|CLIENT LIST ID x|CLIENT LIST ID 99999|CLIENT LIST x|CLIENT SETNAME \"a b\"|CLIENT GETNAME",
+        "CONFIG SET x|CONFIG SET x y|CONFIG SET timeout x|CONFIG SET timeout -1|CONFIG SET timeout 0 timeout 0|CONFIG SET timeout 1 y",
+        "CONFIG SET slowlog-log-slower-than -2|CONFIG SET latency-tracking-info-percentiles 101|CONFIG GET nope|CONFIG GET timeout",
+        "CONFIG SET slowlog-max-len 9|CONFIG GET slowlog-max-len|CONFIG RESETSTAT|CONFIG RESETSTAT x|CONFIG SET save \"\"|CONFIG SET maxmemory 0",
+        "SLOWLOG LEN|SLOWLOG GET x|SLOWLOG GET -2|SLOWLOG GET -1|SLOWLOG GET 1 2|SLOWLOG RESET|SLOWLOG NOPE",
+        "LATENCY LATEST|LATENCY HISTORY x|LATENCY RESET|LATENCY GRAPH x|LATENCY HISTOGRAM nope|LATENCY NOPE",
+        "MEMORY USAGE nope|MEMORY USAGE k SAMPLES|MEMORY USAGE k SAMPLES x|MEMORY USAGE k SAMPLES -1|MEMORY USAGE k x 1|MEMORY PURGE",
+        "WAIT x 0|WAIT 0 x|WAIT 0 -1|WAIT 0 0|WAIT 1 10|MULTI|WAIT 1 0|EXEC",
+        "DEBUG SLEEP 0|DEBUG SLEEP x|DEBUG SLEEP|SHUTDOWN x|SHUTDOWN SAVE NOSAVE|SHUTDOWN ABORT|SHUTDOWN ABORT NOW|MULTI|SHUTDOWN|EXEC",
+        "ACL WHOAMI|ACL USERS|ACL|INFO nope|HELLO x|HELLO 4|HELLO 2 AUTH a|HELLO 2 AUTH a b|HELLO 2 SETNAME \"a b\"|HELLO 2 x",
+        "AUTH|AUTH a|AUTH a b|AUTH a b c|AUTH default x|PING a b|PING a|ECHO|RESET|SELECT x|SELECT 16|QUIT now",
+    ];
+    for dialogue in dialogues {
+        let requests = format!("{}\r\n", dialogue.replace('|', "\r\n"));
+        let (ours, theirs) =
+            (answer_to(server.address(), requests.as_bytes()), answer_to(redis.address(), requests.as_bytes()));
+        assert_eq!(ours, theirs, "to {dialogue}");
+    }
+}

@@ -387,6 +387,7 @@ impl<E: Engine> Node<E> {
     /// A client is gone. What he has under way still happens.
     pub fn disconnect(&mut self, session: SessionId) {
         let Some(session) = self.sessions.close(session) else { return };
+        self.gateway.forget(session.id, session.wakes_at);
         let unsent: usize = session.unsent.iter().map(|unsent| unsent.item.work.bytes()).sum();
         self.waiting_bytes -= unsent + session.outstanding.as_ref().map_or(0, |outstanding| outstanding.bytes);
         if session.recorded {

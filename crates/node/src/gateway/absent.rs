@@ -2,7 +2,7 @@
 //! for it (`COMMAND`) do not count on them.
 
 use bytes::Bytes;
-use dstore_resp::Reply;
+use dstore_resp::{CommandSpec, Reply};
 
 /// The error of a command of Redis that is not here; `None` for a name that is no command of Redis either.
 pub(crate) fn refusal(args: &[Bytes]) -> Option<Reply> {
@@ -14,13 +14,17 @@ pub(crate) fn refusal(args: &[Bytes]) -> Option<Reply> {
              command; see INFO raft for the members",
         ));
     }
+    // What is here was refused for another reason.
+    let container = CommandSpec::lookup(&args[0]);
+    if container.is_some_and(|spec| args.get(1).is_some_and(|word| spec.subcommand(word).is_some())) {
+        return None;
+    }
     let subcommand = args.get(1).map(|word| String::from_utf8_lossy(word).to_ascii_lowercase());
     let instead = match (name.as_str(), subcommand.as_deref()) {
         ("acl", Some(_)) => {
             "there is one user, `default`, who may do everything; CONFIG SET requirepass sets his password until the \
              node is started again"
         }
-        ("client", Some("no-touch")) => return None,
         _ => instead(&name)?,
     };
     let full = match subcommand.filter(|_| name == "acl") {

@@ -181,10 +181,7 @@ impl<E: Engine> Node<E> {
         let waits = |session: &&Session| matches!(session.rest, Some(Rest::Wait { .. }));
         let found = self.sessions.iter().filter(waits).find(|session| session.id.client.cast_signed() == wanted);
         let Some(found) = found.map(|session| session.id) else { return Ok(Reply::Integer(0)) };
-        if let Some(session) = self.sessions.get_mut(found) {
-            session.rest = Some(Rest::Ended { with_error });
-        }
-        self.gateway.wakes.insert((now.mono, found));
+        self.begin_rest(found, Rest::Ended { with_error }, now.mono);
         Ok(Reply::Integer(1))
     }
 

@@ -62,7 +62,8 @@ impl<E: Engine> Node<E> {
             self.answer(id, reply);
             return Ok(());
         }
-        if spec.id != CommandId::Exec {
+        // EXEC is shown behind its block, and RESET to those who are left.
+        if spec.id != CommandId::Exec && spec.id != CommandId::Reset {
             self.show(now, id, spec, &args, db);
         }
         if dstore_kv::evaluates(spec.id) {
@@ -76,11 +77,14 @@ impl<E: Engine> Node<E> {
     /// Finds out which command a request is for, and whether it may be given now.
     fn admit(&mut self, id: SessionId, args: &[Bytes]) -> Result<&'static CommandSpec, Reply> {
         let Some(session) = self.sessions.get_mut(id) else { return Err(Reply::Null) };
-        let resolved = resolve(args).map_err(|refusal| absent::refusal(args).unwrap_or(refusal));
+        let unauthenticated = || Reply::error("NOAUTH Authentication required.");
+        let resolved = resolve(args).map_err(|refusal| match absent::refusal(args) {
+            Some(_) if !session.authenticated => unauthenticated(),
+            Some(instead) => instead,
+            None => refusal,
+        });
         let refusal = match resolved {
-            Ok(spec) if !session.authenticated && !connection::is_open_to_all(spec.id) => {
-                Reply::error("NOAUTH Authentication required.")
-            }
+            Ok(spec) if !session.authenticated && !connection::is_open_to_all(spec.id) => unauthenticated(),
             Ok(spec) if session.multi.is_some() && spec.flags.has(CommandFlags::NO_MULTI) => {
                 Reply::error("ERR Command not allowed inside a transaction")
             }
@@ -122,6 +126,7 @@ impl<E: Engine> Node<E> {
             CommandId::Exec => {
                 self.exec(now, id)?;
                 self.show(now, id, spec, &command.args, command.db);
+                self.close_if_asked(id);
                 return Ok(());
             }
             CommandId::Watch => {
@@ -145,6 +150,7 @@ impl<E: Engine> Node<E> {
             CommandId::Reset => {
                 session.reset();
                 session.authenticated = self.facts.password.is_none();
+                self.show(now, id, spec, &command.args, command.db);
                 Some(Reply::Simple("RESET"))
             }
             CommandId::ClientReply => self.client_reply(id, &command.args[2]),
@@ -155,10 +161,15 @@ impl<E: Engine> Node<E> {
         let Some(reply) = reply else { return Ok(()) };
         self.note(now, id, spec, &command.args, (now.mono, calls::error_text(&reply).is_some()));
         self.answer(id, reply);
-        if self.sessions.get(id).is_some_and(|session| session.closes_behind_reply) {
+        self.close_if_asked(id);
+        Ok(())
+    }
+
+    /// CLIENT KILL of one's own connection.
+    fn close_if_asked(&mut self, id: SessionId) {
+        if self.sessions.get(id).is_some_and(|session| session.closes_behind_reply && !session.closing) {
             self.hang_up(id);
         }
-        Ok(())
     }
 
     /// Notes that a command was answered that had come at a time, and whether with an error.
@@ -361,7 +372,9 @@ impl<E: Engine> Node<E> {
                 parts.push(Part::Range);
                 continue;
             }
-            if let (CommandId::Select, Ok(selected)) = (spec.id, connection::database(&args[1])) {
+            if spec.id == CommandId::Select
+                && let Ok(selected) = connection::database(&args[1])
+            {
                 db = selected;
             }
             parts.push(Part::Here(Command { spec, args, db }));
@@ -427,6 +440,7 @@ impl<E: Engine> Node<E> {
             session.paused = false;
             self.outputs.push_back(Output::Resume { session: id });
         }
+        session.closing |= session.closes_behind_reply;
         if session.closing && session.is_done() {
             self.outputs.push_back(Output::Close { session: id });
         }

@@ -70,4 +70,11 @@ impl Gateway {
             peak_bytes: 0,
         }
     }
+
+    /// A session is gone: nothing of it stays behind.
+    pub(crate) fn forget(&mut self, id: SessionId, wakes_at: Option<Time>) {
+        if let Some(at) = wakes_at {
+            self.wakes.remove(&(at, id));
+        }
+    }
 }

@@ -10,6 +10,9 @@ use crate::{Node, Now, Output};
 impl<E: Engine> Node<E> {
     /// MONITOR
     pub(crate) fn monitor(&mut self, id: SessionId) -> Reply {
+        // Those who are gone, and this one if it was one before.
+        let sessions = &self.sessions;
+        self.gateway.monitors.retain(|id| sessions.get(*id).is_some_and(|session| session.monitors));
         if let Some(session) = self.sessions.get_mut(id)
             && !session.monitors
         {

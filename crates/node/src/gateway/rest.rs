@@ -78,9 +78,7 @@ impl<E: Engine> Node<E> {
             )));
         }
         let [_, _, seconds] = args else {
-            return Some(Reply::error(
-                "ERR unknown subcommand or wrong number of arguments for 'sleep'. Try DEBUG HELP.",
-            ));
+            return Some(super::slowlog::wrong_arguments(&args[1], "DEBUG"));
         };
         let seconds: f64 = std::str::from_utf8(seconds).ok().and_then(|text| text.parse().ok()).unwrap_or(0.0);
         let until = now.mono + Duration::try_from_secs_f64(seconds.clamp(0.0, 1e6)).unwrap_or_default();
@@ -117,9 +115,12 @@ impl<E: Engine> Node<E> {
         self.replicas_of_a_majority().max(reached as u64)
     }
 
-    fn begin_rest(&mut self, id: SessionId, rest: Rest, wake: Time) {
+    pub(crate) fn begin_rest(&mut self, id: SessionId, rest: Rest, wake: Time) {
         if let Some(session) = self.sessions.get_mut(id) {
             session.rest = Some(rest);
+            if let Some(before) = session.wakes_at.replace(wake) {
+                self.gateway.wakes.remove(&(before, id));
+            }
             self.gateway.wakes.insert((wake, id));
         }
     }

@@ -98,6 +98,8 @@ pub(crate) struct Session {
     pub(crate) muted: bool,
     /// It waits or sleeps; requests wait in `held`.
     pub(crate) rest: Option<Rest>,
+    /// When it is to be looked at.
+    pub(crate) wakes_at: Option<Time>,
     /// CLIENT PAUSE has stopped it; the same.
     pub(crate) postponed: bool,
     /// It is shown what other clients send.
@@ -240,6 +242,7 @@ impl Session {
             replies: Replies::On,
             muted: false,
             rest: None,
+            wakes_at: None,
             postponed: false,
             monitors: false,
             no_evict: false,

@@ -70,9 +70,7 @@ impl SlowLog {
             [] => Some(10),
             [count] => integer(count).filter(|count| *count >= -1),
             _ => {
-                return Reply::error(
-                    "ERR unknown subcommand or wrong number of arguments for 'get'. Try SLOWLOG HELP.",
-                );
+                return wrong_arguments(&args[1], "SLOWLOG");
             }
         };
         let Some(count) = count else {
@@ -81,6 +79,14 @@ impl SlowLog {
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         Reply::Array(self.entries.iter().take(count).map(describe).collect())
     }
+}
+
+/// What Redis says to a subcommand that counts its arguments itself.
+pub(crate) fn wrong_arguments(subcommand: &[u8], container: &str) -> Reply {
+    let subcommand = String::from_utf8_lossy(subcommand).replace(['\r', '\n'], " ");
+    Reply::error(format!(
+        "ERR unknown subcommand or wrong number of arguments for '{subcommand}'. Try {container} HELP."
+    ))
 }
 
 fn describe(entry: &Entry) -> Reply {

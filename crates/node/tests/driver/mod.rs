@@ -26,7 +26,7 @@ impl Host for Nowhere {
     }
 }
 
-pub fn limits() -> NodeLimits {
+pub(crate) fn limits() -> NodeLimits {
     let commands =
         Limits { key_bytes_max: 8 << 10, value_bytes_max: 3 << 20, reply_bytes_max: 5 << 20, ..Limits::default() };
     NodeLimits {
@@ -39,29 +39,29 @@ pub fn limits() -> NodeLimits {
 }
 
 /// A node that is a cluster by itself, with an engine and a log in memory. Writes are durable when the test says so.
-pub struct Driver {
-    pub engine: Arc<MemoryEngine>,
-    pub log: Arc<MemoryLog>,
-    pub node: Node<Arc<MemoryEngine>>,
-    pub now: Now,
-    pub starts: u64,
+pub(crate) struct Driver {
+    pub(crate) engine: Arc<MemoryEngine>,
+    pub(crate) log: Arc<MemoryLog>,
+    pub(crate) node: Node<Arc<MemoryEngine>>,
+    pub(crate) now: Now,
+    pub(crate) starts: u64,
     /// Submitted and not durable.
-    pub submitted: VecDeque<u64>,
-    pub longest_payload: usize,
-    pub replies: BTreeMap<SessionId, Vec<String>>,
-    pub events: Vec<&'static str>,
+    pub(crate) submitted: VecDeque<u64>,
+    pub(crate) longest_payload: usize,
+    pub(crate) replies: BTreeMap<SessionId, Vec<String>>,
+    pub(crate) events: Vec<&'static str>,
     /// Sessions that were to be closed.
-    pub closed: Vec<SessionId>,
+    pub(crate) closed: Vec<SessionId>,
 }
 
 impl Driver {
-    pub fn new() -> Driver {
+    pub(crate) fn new() -> Driver {
         let now = Now { wall_us: 1_000_000_000, mono: Time::from_millis(1) };
         Driver::over(Arc::new(MemoryEngine::new()), Arc::new(MemoryLog::new()), now, 1)
     }
 
     /// A node that leads itself.
-    pub fn over(engine: Arc<MemoryEngine>, log: Arc<MemoryLog>, now: Now, starts: u64) -> Driver {
+    pub(crate) fn over(engine: Arc<MemoryEngine>, log: Arc<MemoryLog>, now: Now, starts: u64) -> Driver {
         let identity = Identity { cluster: ClusterId(1), node: NodeId(7), incarnation: Incarnation(starts) };
         let parts = NodeParts {
             engine: engine.clone(),
@@ -85,49 +85,49 @@ impl Driver {
         driver
     }
 
-    pub fn connect(&mut self) -> SessionId {
+    pub(crate) fn connect(&mut self) -> SessionId {
         self.node.connect(self.now, ClientAddress::default())
     }
 
     /// A client from this address.
-    pub fn connect_from(&mut self, remote: &str) -> SessionId {
+    pub(crate) fn connect_from(&mut self, remote: &str) -> SessionId {
         let address = ClientAddress { remote: remote.to_owned(), local: "10.0.0.9:6379".to_owned() };
         self.node.connect(self.now, address)
     }
 
     /// One request, in a turn that goes on.
-    pub fn request(&mut self, session: SessionId, line: &str) {
+    pub(crate) fn request(&mut self, session: SessionId, line: &str) {
         let args = line.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
         self.request_args(session, args);
     }
 
-    pub fn request_args(&mut self, session: SessionId, args: Vec<Bytes>) {
+    pub(crate) fn request_args(&mut self, session: SessionId, args: Vec<Bytes>) {
         self.node.handle_request(self.now, session, args).unwrap();
         self.collect();
     }
 
     /// One request that is a turn of its own, and all the replies that it brings.
-    pub fn call(&mut self, session: SessionId, line: &str) -> String {
+    pub(crate) fn call(&mut self, session: SessionId, line: &str) -> String {
         self.request(session, line);
         self.end_turn();
         self.replies(session)
     }
 
     /// The same, and the disk keeps up.
-    pub fn settle(&mut self, session: SessionId, line: &str) -> String {
+    pub(crate) fn settle(&mut self, session: SessionId, line: &str) -> String {
         self.request(session, line);
         self.end_turn();
         self.sync_all();
         self.replies(session)
     }
 
-    pub fn end_turn(&mut self) {
+    pub(crate) fn end_turn(&mut self) {
         self.node.end_turn(self.now).unwrap();
         self.collect();
     }
 
     /// Time passes, and what is due is done.
-    pub fn pass(&mut self, ms: u64) {
+    pub(crate) fn pass(&mut self, ms: u64) {
         self.now.wall_us += ms * 1000;
         self.now.mono = self.now.mono + std::time::Duration::from_millis(ms);
         self.node.handle_timeout(self.now).unwrap();
@@ -135,20 +135,20 @@ impl Driver {
     }
 
     /// The oldest submitted write reaches the disk.
-    pub fn sync_one(&mut self) {
+    pub(crate) fn sync_one(&mut self) {
         let ticket = self.submitted.pop_front().expect("something was submitted");
         assert!(self.log.sync_one());
         self.node.handle_durable(self.now, ticket);
         self.end_turn();
     }
 
-    pub fn sync_all(&mut self) {
+    pub(crate) fn sync_all(&mut self) {
         while !self.submitted.is_empty() {
             self.sync_one();
         }
     }
 
-    pub fn collect(&mut self) {
+    pub(crate) fn collect(&mut self) {
         while let Some(output) = self.node.poll_output() {
             match output {
                 Output::Reply { session, reply, version } => {
@@ -179,13 +179,13 @@ impl Driver {
         }
     }
 
-    pub fn replies(&mut self, session: SessionId) -> String {
+    pub(crate) fn replies(&mut self, session: SessionId) -> String {
         self.replies.remove(&session).unwrap_or_default().join(" | ")
     }
 
     /// The machine loses power and starts again: the engine forgets what it had not flushed, the log what it had not
     /// synced.
-    pub fn lose_power(self, seed: u64) -> Driver {
+    pub(crate) fn lose_power(self, seed: u64) -> Driver {
         self.engine.lose_power(seed);
         self.log.lose_power(seed);
         Driver::over(self.engine, self.log, self.now, self.starts + 1)
