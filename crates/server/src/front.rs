@@ -96,8 +96,17 @@ const HAND_OVER: Duration = Duration::from_secs(1);
 /// How long clients may take to receive their last replies once the node was asked to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// How long clients may take to receive their last replies after SHUTDOWN.
-const SHUTDOWN_DRAIN: Duration = Duration::from_secs(5);
+/// How long peers may take to hear the last of a node whose clients are gone.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What a node that stops is at.
+#[derive(Clone, Copy, Debug)]
+enum Stopping {
+    /// It hands its leadership over, until then at the latest.
+    HandingOver(Instant),
+    /// Its clients get what they are owed, for which it still needs its peers; until then at the latest.
+    Draining(Instant),
+}
 
 /// Rounds of work that lead to more work within one turn of the loop. What is then left comes in the next, at once.
 const ROUNDS_MAX: usize = 16;
@@ -131,8 +140,8 @@ pub struct Front {
     was_linked: bool,
     /// Something was told to the core that [`Node::end_turn`] has not seen.
     pending: bool,
-    /// The node was asked to stop, and until then it tries to hand its leadership over.
-    stopping: Option<Instant>,
+    /// The node was asked to stop.
+    stopping: Option<Stopping>,
     /// Set once. From then on nothing is answered any more.
     fatal: Option<Fatal>,
 }
@@ -194,8 +203,12 @@ impl Front {
         self.node.set_client_address(address);
     }
 
-    /// The protocol of a client that was just accepted.
-    pub fn accept(&self, peer: String) -> RedisConnection {
+    /// The protocol of a client that was just accepted. A node that stops takes none.
+    pub fn accept(&self, peer: String) -> Option<RedisConnection> {
+        self.stopping.is_none().then(|| self.connection_with(peer))
+    }
+
+    fn connection_with(&self, peer: String) -> RedisConnection {
         RedisConnection { decoder: RequestDecoder::new(self.decoder_limits.clone()), session: None, peer, ended: false }
     }
 
@@ -236,6 +249,31 @@ impl Front {
         }
     }
 
+    /// First the leadership, so that the cluster goes on; then the clients; the peers last.
+    fn begin_to_stop(&mut self, net: &mut Net<Front>) {
+        if self.stopping.is_none() {
+            let begun = self.node.hand_over(now());
+            let deadline = net.now() + if begun { HAND_OVER } else { Duration::ZERO };
+            self.stopping = Some(Stopping::HandingOver(deadline));
+        }
+    }
+
+    fn go_on_stopping(&mut self, net: &mut Net<Front>) {
+        match self.stopping {
+            Some(Stopping::HandingOver(deadline)) if !self.node.leads() || net.now() >= deadline => {
+                self.stopping = Some(Stopping::Draining(net.now() + DRAIN));
+                self.node.hang_up_all();
+                self.carry_out(net);
+            }
+            Some(Stopping::Draining(deadline))
+                if self.connections.iter().all(Option::is_none) || net.now() >= deadline =>
+            {
+                net.stop(FAREWELL);
+            }
+            _ => {}
+        }
+    }
+
     /// Does what the core asks for.
     fn carry_out(&mut self, net: &mut Net<Front>) {
         while let Some(output) = self.node.poll_output() {
@@ -253,7 +291,7 @@ impl Front {
                 Output::Close { session } => self.with_connection(session, |id| net.close(id)),
                 Output::Shutdown => {
                     tracing::info!("stopping on request of a client (SHUTDOWN)");
-                    net.stop(SHUTDOWN_DRAIN);
+                    self.begin_to_stop(net);
                 }
                 Output::Pause { session } => self.with_connection(session, |id| net.pause(id)),
                 Output::Resume { session } => self.with_connection(session, |id| net.resume(id)),
@@ -355,8 +393,7 @@ impl Application for Front {
             }
             Mail::Durable(_, Err(error)) => self.fail(net, error),
             Mail::Stop => {
-                let begun = self.node.hand_over(now());
-                self.stopping.get_or_insert(net.now() + if begun { HAND_OVER } else { Duration::ZERO });
+                self.begin_to_stop(net);
                 self.drive(net, |_| Ok(()));
             }
             Mail::Flushed(Ok(persisted)) => {
@@ -397,10 +434,7 @@ impl Application for Front {
         self.relieve(net);
         self.maybe_flush();
         self.arm_timer(net);
-        if self.stopping.is_some_and(|deadline| !self.node.leads() || net.now() >= deadline) {
-            self.stopping = None;
-            net.stop(DRAIN);
-        }
+        self.go_on_stopping(net);
     }
 }
 

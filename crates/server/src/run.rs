@@ -226,7 +226,7 @@ fn listen(event_loop: &mut EventLoop<Front>, config: &Config) -> anyhow::Result<
         ..ListenerConfig::default()
     };
     let address = Address::Tcp(config.listen);
-    let accept = |front: &mut Front, peer: &Address| Some(front.accept(peer.to_string()));
+    let accept = |front: &mut Front, peer: &Address| front.accept(peer.to_string());
     let id = event_loop
         .net()
         .listen(&address, listener, accept)

@@ -236,6 +236,12 @@ impl<E: Engine> Node<E> {
         self.hang_up(id);
     }
 
+    /// Closes every session behind its last reply, taking no further request: this node is about to stop.
+    pub fn hang_up_all(&mut self) {
+        let all: Vec<SessionId> = self.sessions.iter().map(|session| session.id).collect();
+        all.into_iter().for_each(|id| self.hang_up(id));
+    }
+
     /// Closes the session behind its last reply, taking no further request.
     pub fn hang_up(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
