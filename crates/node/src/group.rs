@@ -65,6 +65,9 @@ pub(crate) enum HandOverError {
         /// Who may.
         leader: Option<u64>,
     },
+    /// This node has only just become the leader.
+    #[error("leadership has only just been won")]
+    Unsettled,
     /// The group has no other voter.
     #[error("there is no other voter")]
     NobodyElse,
@@ -213,9 +216,12 @@ impl Group {
     /// Hands leadership to another voter: to the one that is named, or to the one that has most of the log. Until that has
     /// come about, or was given up, this node serves nothing.
     pub(crate) fn hand_over(&mut self, now: Time, to: Option<NodeId>) -> Result<NodeId, HandOverError> {
-        assert!(!self.replica.has_open(), "what is open is proposed before leadership is given away");
         if self.raft.role() != Role::Leader {
             return Err(HandOverError::NotLeader { leader: self.raft.leader().map(|leader| leader.0) });
+        }
+        if self.replica.has_open() {
+            // Of a term that is over, which is about to be noticed.
+            return Err(HandOverError::Unsettled);
         }
         let status = self.raft.status();
         let best = || status.peers.iter().filter(|peer| peer.is_voter).max_by_key(|peer| (peer.matched, peer.heard_at));
