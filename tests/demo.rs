@@ -6,6 +6,7 @@ use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Instant;
 
 use dstore_e2e::connect;
 use dstore_testkit::process::{PATIENCE, Server, dstore_program, run, run_to_end};
@@ -100,7 +101,14 @@ fn a_demo_survives_its_leader_and_leaves_nothing_behind() {
     let listens = |line: &str| line.contains(" listens on ").then_some(nodes[leader]);
     let returned = Server::start(again, &scratch, "again.stderr", listens).unwrap();
     assert_eq!(read(nodes[leader], "after").as_deref(), Some("the leader's death"));
-    let healed = status(&nodes, &[]);
+    // A node that has just returned learns where the others are from the log, moments after it serves.
+    let patience = Instant::now() + PATIENCE;
+    let healed = loop {
+        let healed = status(&nodes, &[]);
+        if healed.status.code() == Some(0) || Instant::now() >= patience {
+            break healed;
+        }
+    };
     assert_eq!(healed.status.code(), Some(0), "{}", stdout(&healed));
 
     assert_eq!(returned.stop().code(), Some(0));
