@@ -64,6 +64,7 @@ pub use node::{Member, Node, NodeError, NodeLimits, NodeParts, Now, Output, SYST
 pub use planted::Planted;
 pub use replica::Applied;
 pub use status::{MemberStatus, NodeStatus, Part, RangeStatus};
+pub use transfer::spans_of;
 pub use wire::{
     ADMINISTER, Administer, Administered, HandOver, Join, MemberAddress, Remove, SNAPSHOT, SnapshotOpening,
 };
