@@ -178,3 +178,32 @@ fn a_node_that_has_moved_says_so_itself() {
     let member = status.members.iter().find(|member| member.node == moved).unwrap();
     assert_eq!(member.peer_address, "elsewhere:1");
 }
+
+#[test]
+fn replicas_that_differ_are_found_and_named() {
+    let mut cluster = of_three();
+    for range in [SYSTEM_RANGE, USER_RANGE] {
+        let answer = cluster.check(range);
+        assert_eq!(answer.error, "");
+        assert_eq!(answer.done.matches(" has ").count(), 3, "{}", answer.done);
+    }
+    let leader = cluster.leader(USER_RANGE).unwrap();
+    let odd = [1, 2, 3].into_iter().find(|id| *id != leader).unwrap();
+    cluster.damage(odd);
+    let answer = cluster.check(USER_RANGE);
+    assert!(answer.error.starts_with("REPLICAS DIFFER"), "{answer:?}");
+    let status = cluster.machines[&leader].node.status().unwrap();
+    assert_eq!(status.user_range().unwrap().check.as_ref().unwrap().differing(), [odd]);
+    assert_eq!(status.stats.checks_failed, 1);
+}
+
+#[test]
+fn a_check_does_not_wait_for_one_that_is_away() {
+    let mut cluster = of_three();
+    let leader = cluster.leader(USER_RANGE).unwrap();
+    let away = [1, 2, 3].into_iter().find(|id| *id != leader).unwrap();
+    cluster.machines.get_mut(&away).unwrap().away = true;
+    let answer = cluster.check(USER_RANGE);
+    assert_eq!(answer.error, "");
+    assert!(answer.done.contains(&format!("node {away:016x} did not answer")), "{}", answer.done);
+}

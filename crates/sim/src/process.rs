@@ -273,6 +273,16 @@ impl Process {
             Output::Shutdown => {}
             // Its machines know each other from the start, and keep their logs.
             Output::Peer { .. } => {}
+            Output::Checksum { range, mut checksum } => {
+                let result = loop {
+                    match checksum.step(usize::MAX) {
+                        Ok(None) => {}
+                        Ok(Some(sum)) => break Ok(sum),
+                        Err(error) => break Err(error),
+                    }
+                };
+                self.core.handle_checksum(around.now(), range, result)?;
+            }
             Output::SendSnapshot { transfer, .. } => {
                 self.core.handle_snapshot_sent(around.now(), transfer, Err("nobody carries it".to_owned()))?;
             }

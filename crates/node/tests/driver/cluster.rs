@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dstore_node::{
-    ADMINISTER, Administer, Administered, Applied, ClientAddress, Facts, Join, Member, Node, NodeParts, Now, Output,
-    Part, Remove, SYSTEM_RANGE, SessionId, USER_RANGE,
+    ADMINISTER, Administer, Administered, Applied, Check, ClientAddress, Facts, Join, Member, Node, NodeParts, Now,
+    Output, Part, Remove, SYSTEM_RANGE, SessionId, USER_RANGE,
 };
 use dstore_raft::Time;
 use dstore_resp::encode;
 use dstore_rpc::{ClusterId, Code, Execution, Identity, Incarnation, LinkId, NodeId, RequestId, Status};
-use dstore_storage::{Engine, Log, LogIndex, MemoryEngine, MemoryLog, RangeId};
+use dstore_storage::layout::tag;
+use dstore_storage::{Direction, Engine, Log, LogIndex, MemoryEngine, MemoryLog, RangeId, Reader, WriteOp};
 
 use super::{Nowhere, limits};
 
@@ -228,6 +229,14 @@ impl Cluster {
                 let result = install.finish(&ops).map(|_| ()).map_err(|error| panic!("{error}"));
                 self.machines.get_mut(&id).unwrap().node.handle_installed(now, range, result).unwrap();
             }
+            Output::Checksum { range, mut checksum } => {
+                let sum = loop {
+                    if let Some(sum) = checksum.step(1000).unwrap() {
+                        break sum;
+                    }
+                };
+                self.machines.get_mut(&id).unwrap().node.handle_checksum(now, range, Ok(sum)).unwrap();
+            }
             Output::Peer { node, address: None } => {
                 self.machines.get_mut(&id).unwrap().peers.remove(&node.0);
             }
@@ -309,6 +318,34 @@ impl Cluster {
 
     pub(crate) fn remove(&mut self, node: u64, force: bool) -> Administered {
         self.have(&Administer { remove: Some(Remove { node, force }), ..Administer::default() })
+    }
+
+    /// A bit of the user data of a node flips, and nobody notices.
+    pub(crate) fn damage(&mut self, id: u64) {
+        let engine = &self.machines[&id].engine;
+        let mut cursor = engine.scan(&[tag::USER][..]..&[tag::USER + 1], Direction::Forward).unwrap();
+        let (key, value) = cursor.entry().map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap();
+        drop(cursor);
+        let flipped: Vec<u8> =
+            value.iter().enumerate().map(|(at, byte)| byte ^ u8::from(at + 1 == value.len())).collect();
+        engine.write(&[WriteOp::Put { key: key.into(), value: flipped.into() }]).unwrap();
+    }
+
+    /// Has the replicas of a range compared.
+    pub(crate) fn check(&mut self, range: RangeId) -> Administered {
+        let mut id = 0;
+        for _ in 0..6000 {
+            if let Some(leader) = self.leader(range) {
+                let check = Check { range: range.0, id };
+                let answer = self.administer(leader, &Administer { check: Some(check), ..Administer::default() });
+                if !answer.pending {
+                    return answer;
+                }
+                id = answer.check;
+            }
+            self.pass(1);
+        }
+        panic!("no end of the check of range {range}");
     }
 
     pub(crate) fn connect(&mut self, id: u64) -> SessionId {
