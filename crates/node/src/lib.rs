@@ -13,9 +13,11 @@
 //! ```
 //!
 //! Read [`Node`] first; then `gateway` (sessions, and the way to the leader), `serve` (what a leader does with a batch),
-//! `group` (consensus and state machine joined), `replica` (how effects become entries and data).
+//! `group` (consensus and state machine joined), `replica` (how effects become entries and data); for a cluster that changes,
+//! `membership` (who belongs to it), `roster` (where everybody is), `transfer` (data instead of log), `retention` (how much
+//! log).
 //!
-//! Caveats: the members of a range are those that founded the cluster, and one range holds all user keys.
+//! Caveat: one range holds all user keys.
 
 /// Whether a test wants this rule broken. Without the feature it is the constant `false`.
 macro_rules! planted {
@@ -37,6 +39,7 @@ mod cached;
 mod entry;
 mod gateway;
 mod group;
+mod membership;
 mod node;
 mod overlay;
 #[cfg(feature = "planted")]
@@ -44,11 +47,15 @@ mod planted;
 mod range_log;
 mod record;
 mod replica;
+mod retention;
+mod roster;
 mod serve;
 mod status;
 mod system;
+mod transfer;
 mod view;
 mod wire;
+mod writes;
 
 pub use entry::{Entry, EntryError};
 pub use gateway::{ClientAddress, Facts, Host, LogUse, SessionId, Stats, Usage};
@@ -56,5 +63,7 @@ pub use node::{Member, Node, NodeError, NodeLimits, NodeParts, Now, Output, SYST
 #[cfg(feature = "planted")]
 pub use planted::Planted;
 pub use replica::Applied;
-pub use status::{MemberStatus, NodeStatus, RangeStatus};
-pub use wire::{ADMINISTER, Administer, Administered, HandOver};
+pub use status::{MemberStatus, NodeStatus, Part, RangeStatus};
+pub use wire::{
+    ADMINISTER, Administer, Administered, HandOver, Join, MemberAddress, Remove, SNAPSHOT, SnapshotOpening,
+};

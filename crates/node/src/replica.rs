@@ -168,6 +168,15 @@ impl Replica {
         }
     }
 
+    /// The data was replaced, and stands at `applied`.
+    pub(crate) fn begin_again(&mut self, applied: Applied) {
+        *self = Replica {
+            #[cfg(feature = "planted")]
+            planted: self.planted,
+            ..Replica::new(self.range, applied)
+        };
+    }
+
     pub(crate) fn range(&self) -> RangeId {
         self.range
     }

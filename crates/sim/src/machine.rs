@@ -108,12 +108,15 @@ impl Machine {
         self.has_power = true;
         let identity =
             Identity { cluster: ClusterId(1), node: node_of(self.id), incarnation: Incarnation(self.incarnation) };
-        let member = |machine| Member { node: node_of(machine), peer_address: format!("n{}:1", machine + 1) };
+        let member =
+            |machine| Member { node: node_of(machine), peer_address: format!("n{}:1", machine + 1), moved: false };
         let parts = NodeParts {
             engine: self.engine.clone(),
             log: self.log.clone(),
             identity,
-            members: (0..settings.nodes).map(member).collect(),
+            founders: (0..settings.nodes).map(member).collect(),
+            contacts: Vec::new(),
+            peer_address: member(self.id).peer_address,
             limits: settings.limits.clone(),
             facts: Facts { node_id: self.name(), version: env!("CARGO_PKG_VERSION"), ..Facts::default() },
             host: Box::new(NoHost),

@@ -76,7 +76,7 @@ struct Client {
 }
 
 /// What the log has on disk and the loop does not know of yet.
-type Completions = Arc<Mutex<VecDeque<(u64, Result<(), LogError>)>>>;
+type Completions = Arc<Mutex<VecDeque<(RangeId, u64, Result<(), LogError>)>>>;
 
 /// A running node. See the [module](self).
 pub struct Process {
@@ -164,12 +164,12 @@ impl Process {
         }
         loop {
             let next = self.completions().pop_front();
-            let Some((ticket, result)) = next else { break };
+            let Some((range, ticket, result)) = next else { break };
             result?;
-            self.core.handle_durable(now, ticket);
+            self.core.handle_durable(now, range, ticket);
         }
         if !self.flushed.is_empty() {
-            self.core.handle_flushed(&std::mem::take(&mut self.flushed));
+            self.core.handle_flushed(now, &std::mem::take(&mut self.flushed));
         }
         self.peers.handle_timeout(instant);
         self.take_peer_events(now, around)?;
@@ -222,7 +222,7 @@ impl Process {
         around.trace.note(around.moment, format_args!("{} {what}", self.name));
     }
 
-    fn completions(&self) -> std::sync::MutexGuard<'_, VecDeque<(u64, Result<(), LogError>)>> {
+    fn completions(&self) -> std::sync::MutexGuard<'_, VecDeque<(RangeId, u64, Result<(), LogError>)>> {
         self.completions.lock().expect("one thread runs the simulation, and a panic ends it")
     }
 
@@ -271,13 +271,19 @@ impl Process {
             Output::Close { session } => self.with_client(session, |client| client.closing = true),
             // Its workloads do not ask for it.
             Output::Shutdown => {}
+            // Its machines know each other from the start, and keep their logs.
+            Output::Peer { .. } => {}
+            Output::SendSnapshot { transfer, .. } => {
+                self.core.handle_snapshot_sent(around.now(), transfer, Err("nobody carries it".to_owned()))?;
+            }
+            Output::Install { .. } | Output::Removed => unreachable!("its members do not change"),
             Output::Pause { session } => self.with_client(session, |client| client.paused = true),
             Output::Resume { session } => self.with_client(session, |client| client.paused = false),
-            Output::Write { ticket, ops } => {
-                self.note(around, format_args!("writes {ticket}: {}", Ops(&ops)));
+            Output::Write { range, ticket, ops } => {
+                self.note(around, format_args!("writes {ticket} of range {range}: {}", Ops(&ops)));
                 let completions = self.completions.clone();
                 let done = move |result| {
-                    completions.lock().expect("one thread").push_back((ticket, result));
+                    completions.lock().expect("one thread").push_back((range, ticket, result));
                 };
                 self.log.submit(ops, Box::new(done))?;
             }

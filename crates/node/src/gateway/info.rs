@@ -426,7 +426,8 @@ fn raft_lines(report: &Report<'_>) -> Vec<String> {
     lines.push(format!("raft_members:{}", status.members.len()));
     for (at, member) in status.members.iter().enumerate() {
         let (peer, client) = (&member.peer_address, &member.client_address);
-        lines.push(format!("raft_member{at}:id={:016x},peer={peer},client={client}", member.node));
+        let part = member.part.name();
+        lines.push(format!("raft_member{at}:id={:016x},peer={peer},client={client},part={part}", member.node));
     }
     lines
 }

@@ -8,7 +8,9 @@
 //! | 3 | message | [`ANNOUNCE`]: a node says where it is, to the leader of the system range |
 //! | 4 | message | [`FORGET`]: a gateway says which of its connections are closed |
 //! | 16 | call | [`EXECUTE`]: a gateway has a batch of commands executed by the leader of a range |
-//! | 17 | call | [`ADMINISTER`]: an operator wants something done |
+//! | 17 | call | [`ADMINISTER`]: an operator wants something done, or a node wants to join |
+//! | 18 | call | [`GREET`]: a node says to one it has just connected to who it is, and learns who else there is |
+//! | 32 | stream | [`SNAPSHOT`]: the data of a range; the opening says of which, the chunks are `dstore-storage`'s |
 //!
 //! Numbers are never used for something else later. A node that does not know one answers so, or passes a message over.
 
@@ -34,12 +36,85 @@ pub(crate) const EXECUTE: CallMethod<Execute, Executed> = CallMethod::new(16, "e
 /// Does what an operator wants.
 pub const ADMINISTER: CallMethod<Administer, Administered> = CallMethod::new(17, "administer");
 
+/// Two nodes that have just connected tell each other who is who.
+pub(crate) const GREET: CallMethod<NodeRecord, Greeted> = CallMethod::new(18, "greet");
+
+/// Carries a snapshot.
+pub const SNAPSHOT: MessageMethod<SnapshotOpening> = MessageMethod::new(32, "snapshot");
+
 /// What an operator wants of the node he asks; one of the following.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Administer {
     /// That it hands over its leadership.
     #[prost(message, optional, tag = "1")]
     pub hand_over: Option<HandOver>,
+    /// That a node becomes a member.
+    #[prost(message, optional, tag = "2")]
+    pub join: Option<Join>,
+    /// That a node is one no more.
+    #[prost(message, optional, tag = "3")]
+    pub remove: Option<Remove>,
+}
+
+/// That a node becomes a member of the cluster. Asked again until the answer is not `pending`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Join {
+    /// Its id, drawn with its disk.
+    #[prost(fixed64, tag = "1")]
+    pub node: u64,
+    /// Which of its starts this is.
+    #[prost(uint64, tag = "2")]
+    pub incarnation: u64,
+    /// Where its peers reach it.
+    #[prost(string, tag = "3")]
+    pub peer_address: String,
+    /// The version it runs.
+    #[prost(string, tag = "4")]
+    pub version: String,
+}
+
+/// That a node is a member no more. Asked again until the answer is not `pending`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Remove {
+    /// Which.
+    #[prost(fixed64, tag = "1")]
+    pub node: u64,
+    /// Even if the others do not seem to be able to go on without it.
+    #[prost(bool, tag = "2")]
+    pub force: bool,
+}
+
+/// Where a member is.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct MemberAddress {
+    /// Which.
+    #[prost(fixed64, tag = "1")]
+    pub node: u64,
+    /// Where its peers reach it.
+    #[prost(string, tag = "2")]
+    pub peer_address: String,
+}
+
+/// What the stream of a snapshot begins with.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct SnapshotOpening {
+    /// Consensus' message that goes with it, as [`RAFT`] would carry it.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) raft: bytes::Bytes,
+    /// Names the snapshot; its chunks carry it too.
+    #[prost(uint64, tag = "2")]
+    pub(crate) id: u64,
+}
+
+/// What a node says to one that has just connected to it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Greeted {
+    /// The asking node was removed from the cluster.
+    #[prost(bool, tag = "1")]
+    pub(crate) removed: bool,
+    /// All nodes that the answering one knows.
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) nodes: Vec<NodeRecord>,
 }
 
 /// That a node hands over its leadership of every range.
@@ -59,9 +134,15 @@ pub struct Administered {
     /// Where the node that could do it is, if another.
     #[prost(string, tag = "2")]
     pub peer_address: String,
-    /// What was done, in words.
+    /// What was done, or is being done, in words.
     #[prost(string, tag = "3")]
     pub done: String,
+    /// It has begun; ask again to hear of its end.
+    #[prost(bool, tag = "4")]
+    pub pending: bool,
+    /// To a node that joined: the members.
+    #[prost(message, repeated, tag = "5")]
+    pub members: Vec<MemberAddress>,
 }
 
 /// Everything up to `index` is durable at every member: nobody will ask for it.
@@ -88,6 +169,17 @@ pub(crate) struct NodeRecord {
     pub(crate) client_address: String,
     #[prost(string, tag = "5")]
     pub(crate) version: String,
+    /// When it was removed from the cluster, in milliseconds since the Unix epoch; 0 while it is a member. Such a record
+    /// stays, so that nobody comes back under this id.
+    #[prost(uint64, tag = "6")]
+    pub(crate) removed_at_ms: u64,
+}
+
+impl NodeRecord {
+    /// Whether the node was removed from the cluster.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.removed_at_ms != 0
+    }
 }
 
 /// What the cluster knows of a range: the value of its descriptor in the system range.

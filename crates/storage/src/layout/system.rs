@@ -5,6 +5,8 @@
 //! table 0x02 | range id (u64)                       a range's descriptor (the node's format)
 //! ```
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
 use super::{RangeId, tag};
@@ -22,6 +24,11 @@ fn key(table: u8, id: u64) -> Bytes {
 /// Where the record of a node is.
 pub fn node_key(node: u64) -> Bytes {
     key(TABLE_NODE, node)
+}
+
+/// Where the records of all nodes are.
+pub fn nodes_span() -> Range<[u8; 2]> {
+    [tag::SYSTEM, TABLE_NODE]..[tag::SYSTEM, TABLE_NODE + 1]
 }
 
 /// Where the descriptor of a range is.
