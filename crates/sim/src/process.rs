@@ -112,17 +112,13 @@ impl Surroundings<'_> {
 }
 
 impl Process {
-    /// A process that was just started, and connects to its peers.
+    /// A process that was just started.
     pub fn new(
         core: Core,
-        mut peers: Peers,
+        peers: Peers,
         log: Arc<MemoryLog>,
         name: String,
-        around: &mut Surroundings<'_>,
     ) -> Process {
-        let now = around.clock.instant(around.moment);
-        peers.connect(now);
-        peers.settle(now, around.moment, around.network);
         Process {
             core,
             peers,
@@ -249,6 +245,10 @@ impl Process {
                 PeerEvent::Call { caller, request, method, body } => {
                     self.core.handle_call(now, caller.node, request, method, body)?;
                 }
+                PeerEvent::Opened { .. }
+                | PeerEvent::Chunk { .. }
+                | PeerEvent::Writable(_)
+                | PeerEvent::Closed { .. } => {}
                 PeerEvent::Reply { token, result } => {
                     match &result {
                         Ok(body) => self.note(around, format_args!("call {token} is answered, {}", Digest(body))),
