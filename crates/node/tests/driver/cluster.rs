@@ -323,7 +323,7 @@ impl Cluster {
     /// A bit of the user data of a node flips, and nobody notices.
     pub(crate) fn damage(&mut self, id: u64) {
         let engine = &self.machines[&id].engine;
-        let mut cursor = engine.scan(&[tag::USER][..]..&[tag::USER + 1], Direction::Forward).unwrap();
+        let cursor = engine.scan(&[tag::USER][..]..&[tag::USER + 1], Direction::Forward).unwrap();
         let (key, value) = cursor.entry().map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap();
         drop(cursor);
         let flipped: Vec<u8> =
