@@ -18,6 +18,7 @@ mod founding;
 mod front;
 mod host;
 mod identity;
+mod outsider;
 mod random;
 mod run;
 mod store;
@@ -32,13 +33,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXIT_REFUSED: u8 = 1;
 /// Exit code of a node that stopped because it could no longer keep its promises: see the last line on stderr.
 const EXIT_FATAL: u8 = 3;
+/// Exit code of a node that is no member of its cluster any more.
+const EXIT_REMOVED: u8 = 4;
 
 fn main() -> ExitCode {
     match cli::main() {
         Ok(code) => code,
         Err(error) => {
-            let fatal = error.downcast_ref::<front::Fatal>().is_some_and(|fatal| !fatal.is_refusal());
-            let code = if fatal { EXIT_FATAL } else { EXIT_REFUSED };
+            let code = match error.downcast_ref::<front::Fatal>() {
+                Some(front::Fatal::Removed { .. }) => EXIT_REMOVED,
+                // It never was in a state to serve.
+                Some(front::Fatal::Foreign { .. }) | None => EXIT_REFUSED,
+                Some(_) => EXIT_FATAL,
+            };
             // One line, whatever it is made of.
             complain(&format!("{error:#}").replace('\n', " "));
             ExitCode::from(code)
