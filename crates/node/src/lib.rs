@@ -36,6 +36,7 @@ macro_rules! planted {
 mod administer;
 mod batch;
 mod cached;
+mod disk;
 mod entry;
 mod gateway;
 mod group;
@@ -57,6 +58,7 @@ mod view;
 mod wire;
 mod writes;
 
+pub use disk::{DiskStatus, Space};
 pub use entry::{Entry, EntryError};
 pub use gateway::{ClientAddress, Facts, Host, LogUse, SessionId, Stats, Usage};
 pub use node::{Member, Node, NodeError, NodeLimits, NodeParts, Now, Output, SYSTEM_RANGE, USER_RANGE};

@@ -5,7 +5,7 @@ use dstore_storage::{Engine, RangeId};
 
 use crate::gateway::{DATABASES, LogUse, Stats, Usage};
 use crate::wire::NodeRecord;
-use crate::{Node, NodeError, SYSTEM_RANGE, USER_RANGE};
+use crate::{DiskStatus, Node, NodeError, SYSTEM_RANGE, USER_RANGE};
 
 /// A node at one moment.
 #[derive(Clone, Debug)]
@@ -26,6 +26,8 @@ pub struct NodeStatus {
     pub stats: Stats,
     /// What the process uses.
     pub usage: Usage,
+    /// How its disk is.
+    pub disk: DiskStatus,
     /// What the log uses.
     pub log: LogUse,
 }
@@ -127,6 +129,7 @@ impl<E: Engine> Node<E> {
             keys,
             stats: self.stats,
             usage: self.host.usage(),
+            disk: self.disk_status(),
             log: self.host.log(),
         })
     }

@@ -14,7 +14,7 @@ use dstore_resp::encode;
 use dstore_rpc::{ClusterId, Identity, Incarnation, NodeId};
 use dstore_storage::{Log, LogOp, MemoryEngine, MemoryLog, RangeId};
 
-struct Nowhere;
+pub(crate) struct Nowhere;
 
 impl Host for Nowhere {
     fn usage(&self) -> Usage {
