@@ -219,6 +219,9 @@ impl<E: Engine> Node<E> {
         if !matches!(group.installation, Installation::None) {
             return Err(refuse(Code::Overloaded, format!("range {range} is being replaced by a snapshot already")));
         }
+        if !self.takes_snapshots() {
+            return Err(refuse(Code::Overloaded, "the disk of this node is nearly full".to_owned()));
+        }
         let install = Install::begin(&self.engine, opening.id, spans_of(range));
         install.map(|install| (range, install)).map_err(|error| refuse(Code::Overloaded, error.to_string()))
     }
