@@ -180,7 +180,17 @@ impl Peers {
             }
             return;
         }
-        let (messages, bulk) = (self.add_channel(node, Lane::Messages), self.add_channel(node, Lane::Bulk));
+        self.add_peer(now, node, address, Some(node));
+    }
+
+    /// Names somebody of whom only the address is known. `name` is what it is called here.
+    pub fn set_stranger(&mut self, now: Instant, name: NodeId, address: &str) {
+        self.add_peer(now, name, address, None);
+    }
+
+    fn add_peer(&mut self, now: Instant, node: NodeId, address: &str, expected: Option<NodeId>) {
+        let messages = self.add_channel(node, Lane::Messages, expected);
+        let bulk = self.add_channel(node, Lane::Bulk, expected);
         self.peers.insert(node, Named { address: address.to_owned(), messages, bulk });
         self.with_channel(messages, |channel| channel.connect(now));
     }
@@ -196,10 +206,10 @@ impl Peers {
         }
     }
 
-    fn add_channel(&mut self, node: NodeId, lane: Lane) -> u64 {
+    fn add_channel(&mut self, node: NodeId, lane: Lane, expected: Option<NodeId>) -> u64 {
         self.channels += 1;
         let key = self.channels << CHANNEL_SHIFT;
-        let route = Route { lane, expected: Some(node), links_above: LinkId(key) };
+        let route = Route { lane, expected, links_above: LinkId(key) };
         let channel = Channel::new(self.config.clone(), self.admission.clone(), self.entropy.fork(), route);
         let slot = Slot {
             side: Side::Dialing(Box::new(channel)),
@@ -594,7 +604,7 @@ mod tests {
         }
         world.run(5 * SECOND);
         let downs = world.seen.iter().filter(|(_, event)| matches!(event, PeerEvent::Link { up: false, .. })).count();
-        assert_eq!(downs, 2, "both ends heard of it: {:?}", world.seen);
+        assert_eq!(downs, 4, "both ends of both connections heard of it: {:?}", world.seen);
         let now = world.clock.instant(world.now);
         world.peers[0].call(now, node_of(1), 8, (1, Bytes::from_static(b"hello")), Duration::from_secs(5));
         world.run(world.now + 100 * MILLI);
