@@ -15,7 +15,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use dstore_node::{Now, SNAPSHOT};
 use dstore_rpc::{Code, Execution, NodeId, Status, StreamId as Flow};
-use dstore_storage::snapshot::{Export, Install, InstallError};
+use dstore_storage::snapshot::{Checksum, Export, Install, InstallError, SpanSum};
 use dstore_storage::{EngineError, RangeId, WriteOp};
 
 use crate::peers::{PeerEvent, Peers};
@@ -49,6 +49,13 @@ pub enum Job {
         /// What goes on top.
         ops: Vec<WriteOp>,
     },
+    /// The next part of a range's data is summed up.
+    Sum {
+        /// Which range.
+        range: RangeId,
+        /// How far it is.
+        checksum: Checksum,
+    },
 }
 
 impl Job {
@@ -58,6 +65,7 @@ impl Job {
             Job::Read { .. } => "a chunk is read",
             Job::Take { .. } => "a chunk is taken in",
             Job::Finish { .. } => "a snapshot replaces the data",
+            Job::Sum { .. } => "a part of the data is summed up",
         }
     }
 }
@@ -68,6 +76,7 @@ enum Done {
     Read { flow: Flow, export: Export, result: Result<Option<Bytes>, EngineError> },
     Taken { flow: Flow, install: Install, bytes: usize, result: Result<bool, InstallError> },
     Finished { range: RangeId, result: Result<(), EngineError> },
+    Summed { range: RangeId, result: Result<SpanSum, EngineError> },
 }
 
 /// A snapshot that leaves.
@@ -154,6 +163,11 @@ impl Carrier {
     /// The core wants a snapshot let in.
     pub fn install(&mut self, range: RangeId, install: Install, ops: Vec<WriteOp>) {
         self.jobs.push(Job::Finish { range, install, ops });
+    }
+
+    /// The core wants a range's data summed up.
+    pub fn sum(&mut self, range: RangeId, checksum: Checksum) {
+        self.jobs.push(Job::Sum { range, checksum });
     }
 
     /// Something happened to a stream.
@@ -258,6 +272,11 @@ impl Carrier {
                 };
                 Done::Finished { range, result }
             }
+            Job::Sum { range, mut checksum } => match checksum.step(self.chunk_bytes) {
+                Ok(None) => return self.jobs.push(Job::Sum { range, checksum }),
+                Ok(Some(sum)) => Done::Summed { range, result: Ok(sum) },
+                Err(error) => Done::Summed { range, result: Err(error) },
+            },
         });
     }
 
@@ -276,6 +295,7 @@ impl Carrier {
             match done {
                 Done::Read { flow, export, result } => self.read(flow, export, result, around),
                 Done::Taken { flow, install, bytes, result } => self.taken(flow, install, (bytes, result), around)?,
+                Done::Summed { range, result } => around.core.handle_checksum(around.now, range, result)?,
                 Done::Finished { range, result } => around.core.handle_installed(around.now, range, result)?,
             }
         }

@@ -337,6 +337,10 @@ impl Process {
                 self.note(around, format_args!("was removed"));
                 self.removed = true;
             }
+            Output::Checksum { range, checksum } => {
+                self.note(around, format_args!("sums up range {range}"));
+                self.carrier.sum(range, checksum);
+            }
             Output::Pause { session } => self.with_client(session, |client| client.paused = true),
             Output::Resume { session } => self.with_client(session, |client| client.paused = false),
             Output::Write { range, ticket, ops } => {

@@ -188,7 +188,7 @@ impl<S: LogStorage> Raft<S> {
         let Some(peer) = self.peer_mut(from) else { return Ok(()) };
         if peer.accepted(matched, base) {
             self.maybe_commit();
-            self.maybe_finish_transfer(from);
+            self.maybe_finish_any_transfer();
         }
         Ok(())
     }

@@ -134,7 +134,12 @@ impl std::fmt::Debug for Checksum {
 impl Checksum {
     /// Begins with the state of `engine` as of now.
     pub fn begin<E: Engine + ?Sized>(engine: &E, spans: Spans) -> Checksum {
-        Checksum { walk: Walk::new(engine.freeze(), spans) }
+        Checksum::of(engine.freeze(), spans)
+    }
+
+    /// Begins with what `reader` sees, which must not change.
+    pub fn of(reader: Box<dyn Reader + Send + Sync>, spans: Spans) -> Checksum {
+        Checksum { walk: Walk::new(reader, spans) }
     }
 
     /// The state that is being summed, for reading the applied position that it belongs to.
