@@ -144,7 +144,8 @@ pub struct Peers {
     peers: BTreeMap<NodeId, Named>,
     channels: u64,
     accepted: u64,
-    by_stream: BTreeMap<StreamId, u64>,
+    /// By end too: a node may find itself where it thinks that another is.
+    by_stream: BTreeMap<(StreamId, End), u64>,
     calls: BTreeMap<(u64, CallId), u64>,
     touched: BTreeSet<u64>,
     events: VecDeque<PeerEvent>,
@@ -228,11 +229,10 @@ impl Peers {
         if arrival == Arrival::Accepted {
             return self.accept(now, stream);
         }
-        let Some(key) = self.by_stream.get(&stream).copied() else { return };
+        let Some(key) = self.by_stream.get(&(stream, end)).copied() else { return };
         self.touched.insert(key);
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let Some(transport) = slot.transport.as_mut().filter(|transport| transport.stream == stream) else { return };
-        debug_assert_eq!(transport.end, end, "stream {stream:?} arrives at its own end");
         let link = transport.link;
         match (arrival, &mut slot.side) {
             (Arrival::Connected, _) => transport.connected = true,
@@ -259,7 +259,7 @@ impl Peers {
             retired: false,
         };
         self.slots.insert(link.0, slot);
-        self.by_stream.insert(stream, link.0);
+        self.by_stream.insert((stream, End::Acceptor), link.0);
         self.touched.insert(link.0);
     }
 
@@ -448,7 +448,7 @@ impl Peers {
                 network.send(moment, transport.stream, transport.end, last);
             }
         }
-        self.by_stream.remove(&transport.stream);
+        self.by_stream.remove(&(transport.stream, transport.end));
         network.close(moment, transport.stream, transport.end);
     }
 
@@ -462,14 +462,14 @@ impl Peers {
                 };
                 let stream = network.dial_address(moment, self.machine, &named.address);
                 slot.transport = Some(Transport { link, stream, end: End::Dialer, connected: false });
-                self.by_stream.insert(stream, key);
+                self.by_stream.insert((stream, End::Dialer), key);
             }
             Action::Hangup { link, last } => {
                 let Some(transport) = slot.transport.take_if(|transport| transport.link == link) else { return };
                 if transport.connected && !last.is_empty() {
                     network.send(moment, transport.stream, transport.end, last);
                 }
-                self.by_stream.remove(&transport.stream);
+                self.by_stream.remove(&(transport.stream, transport.end));
                 network.close(moment, transport.stream, transport.end);
             }
         }

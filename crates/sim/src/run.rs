@@ -120,8 +120,9 @@ fn run_to_verdict(options: Options) -> Outcome {
         founders,
         machines: founders + if lives { NEWCOMERS_MAX } else { 0 },
         limits,
-        chunk_bytes: *random.pick(&[1 << 7, 1 << 10, 1 << 14, 1 << 20]),
-        stream_window_bytes: *random.pick(&[1 << 16, 1 << 20]),
+        chunk_bytes: *random.pick(&[1 << 7, 1 << 10, 1 << 14]),
+        // A whole chunk has to fit, also one of a single large record.
+        stream_window_bytes: *random.pick(&[1 << 17, 1 << 22]),
         #[cfg(feature = "planted")]
         planted: options.planted,
     };

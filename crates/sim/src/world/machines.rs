@@ -6,10 +6,13 @@ use super::{Event, World};
 use crate::machine::{CrashAt, RANGES, Standing};
 use crate::network::Machine as MachineId;
 use crate::process::{Fatal, Surroundings};
-use crate::time::{MICRO, MILLI, Moment};
+use crate::time::{MICRO, MILLI, Moment, SECOND};
 
 /// Of applied positions, one in so many is compared between replicas while the run goes on.
 const SAMPLED_ONE_IN: u32 = 4;
+
+/// What a slow disk takes at most. One that stalls takes longer.
+const DISK_TIME_MAX: Moment = 2 * SECOND;
 
 impl World {
     /// Something came for a machine: its loop turns soon.
@@ -99,7 +102,8 @@ impl World {
 
     /// How long a disk takes for something.
     fn disk_time(&mut self, number: MachineId) -> Moment {
-        self.machines[number].slowness * (20 * MICRO + self.timing.exponential(self.temper.sync_mean))
+        let usual = 20 * MICRO + self.timing.exponential(self.temper.sync_mean);
+        (self.machines[number].slowness * usual).min(DISK_TIME_MAX.max(usual))
     }
 
     fn sync_later(&mut self, number: MachineId) {

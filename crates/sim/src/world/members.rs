@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use dstore_node::{Administer, HandOver, Remove};
+use dstore_storage::Engine as _;
 
 use super::{Event, World};
 use crate::machine::{RANGES, Standing};
@@ -149,8 +150,13 @@ impl World {
         self.switch_on(address);
     }
 
-    /// A node ends, and comes back at another address.
+    /// A node ends, and comes back at another address. Everybody has written down where the others are before that: two who
+    /// do not know where the other is, and meet nobody who does, never find each other.
     fn move_away(&mut self, number: MachineId, until: Moment) {
+        for member in self.members() {
+            // A disk that has failed fails the node later on.
+            let _ = self.machines[member].engine.flush();
+        }
         if self.machines[number].is_up() {
             self.crash(number, false);
         }
