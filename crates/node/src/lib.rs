@@ -37,6 +37,7 @@ mod administer;
 mod batch;
 mod cached;
 mod check;
+mod disk;
 mod entry;
 mod gateway;
 mod group;
@@ -59,6 +60,7 @@ mod wire;
 mod writes;
 
 pub use check::CheckStatus;
+pub use disk::{DiskStatus, Space};
 pub use entry::{Entry, EntryError};
 pub use gateway::{ClientAddress, Facts, Host, LogUse, SessionId, Stats, Usage};
 pub use node::{Member, Node, NodeError, NodeLimits, NodeParts, Now, Output, SYSTEM_RANGE, USER_RANGE};

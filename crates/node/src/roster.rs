@@ -134,7 +134,7 @@ impl<E: Engine> Node<E> {
     /// Tells the driver of peers that have moved, come or gone.
     pub(crate) fn tell_peers(&mut self) {
         let me = self.identity.node.0;
-        if self.roster.is_removed(me) {
+        if self.has_left(me) {
             self.note_own_removal();
         }
         let needed = self.groups.values().flat_map(|group| group.raft.configuration().members());
@@ -142,6 +142,13 @@ impl<E: Engine> Node<E> {
         for (node, address) in self.roster.changes(me, &needed) {
             self.outputs.push_back(Output::Peer { node: NodeId(node), address });
         }
+    }
+
+    /// Whether a node was removed and, as far as this one knows, no range counts on it any more. Before that it must not
+    /// go: its vote may be needed for the change that lets it go.
+    fn has_left(&self, node: u64) -> bool {
+        let id = dstore_raft::NodeId(node);
+        self.roster.is_removed(node) && !self.groups.values().any(|group| group.raft.configuration().is_member(id))
     }
 
     /// This node was removed, and has heard of it. It is told once.
@@ -174,9 +181,9 @@ impl<E: Engine> Node<E> {
 
     /// A peer says who it is.
     pub(crate) fn greeted_by(&mut self, now: Now, from: NodeId, record: &NodeRecord) -> Result<Greeted, NodeError> {
-        let removed = self.roster.is_removed(from.0);
-        let known = self.roster.get(from.0).is_some();
-        if record.node == from.0 && known && !removed && !record.is_removed() {
+        let removed = self.has_left(from.0);
+        let known = self.roster.get(from.0).is_some_and(|known| !known.is_removed());
+        if record.node == from.0 && known && !record.is_removed() {
             self.roster.note(record);
             self.tell_peers();
             self.note_node(now, record)?;

@@ -6,7 +6,7 @@ use dstore_storage::{Engine, RangeId};
 use crate::check::CheckStatus;
 use crate::gateway::{DATABASES, LogUse, Stats, Usage};
 use crate::wire::NodeRecord;
-use crate::{Node, NodeError, SYSTEM_RANGE, USER_RANGE};
+use crate::{DiskStatus, Node, NodeError, SYSTEM_RANGE, USER_RANGE};
 
 /// A node at one moment.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct NodeStatus {
     pub stats: Stats,
     /// What the process uses.
     pub usage: Usage,
+    /// How its disk is.
+    pub disk: DiskStatus,
     /// What the log uses.
     pub log: LogUse,
 }
@@ -130,6 +132,7 @@ impl<E: Engine> Node<E> {
             keys,
             stats: self.stats,
             usage: self.host.usage(),
+            disk: self.disk_status(),
             log: self.host.log(),
         })
     }

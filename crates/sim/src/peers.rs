@@ -541,14 +541,7 @@ mod tests {
                 network.set_name(name, Some(machine));
                 peers[1 - machine].set_peer(clock.instant(0), node_of(machine), name);
             }
-            World {
-                network,
-                peers,
-                clock,
-                schedule: BTreeSet::new(),
-                now: 0,
-                seen: Vec::new(),
-            }
+            World { network, peers, clock, schedule: BTreeSet::new(), now: 0, seen: Vec::new() }
         }
 
         fn run(&mut self, until: Moment) {

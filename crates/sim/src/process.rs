@@ -117,13 +117,7 @@ impl Surroundings<'_> {
 
 impl Process {
     /// A process that was just started.
-    pub fn new(
-        core: Core,
-        peers: Peers,
-        log: Arc<MemoryLog>,
-        carrier: Carrier,
-        name: String,
-    ) -> Process {
+    pub fn new(core: Core, peers: Peers, log: Arc<MemoryLog>, carrier: Carrier, name: String) -> Process {
         Process {
             core,
             peers,

@@ -246,7 +246,11 @@ impl Cluster {
                     self.machines.get_mut(&id).unwrap().node.handle_link(now, node, true);
                 }
             }
-            Output::Removed => self.machines.get_mut(&id).unwrap().removed = true,
+            Output::Removed => {
+                // Its process ends.
+                let machine = self.machines.get_mut(&id).unwrap();
+                (machine.removed, machine.away) = (true, true);
+            }
             Output::Pause { .. } | Output::Resume { .. } => {}
             other => panic!("node {id} wants {other:?}"),
         }

@@ -254,8 +254,12 @@ impl Inspection {
 
     /// Takes every frame of a segment that can be read. `next` is the header of the segment after it.
     fn read(&mut self, segment: &Opened, next: Option<Header>) {
-        let mut report =
-            SegmentReport { number: segment.number, path: segment.path.clone(), bytes: segment.bytes, ..Default::default() };
+        let mut report = SegmentReport {
+            number: segment.number,
+            path: segment.path.clone(),
+            bytes: segment.bytes,
+            ..Default::default()
+        };
         report.end = HEADER_BYTES;
         let told = next.map(|next| Life { segment: segment.number, salt: next.previous_salt });
         segment.life.set(segment.header.map(|header| header.life).or(told));
@@ -275,7 +279,8 @@ impl Inspection {
     /// All that can be read of a file.
     fn load(&mut self, segment: &Opened, file: &dyn DiskFile) -> Vec<u8> {
         if segment.bytes > SEGMENT_BYTES_READ_MAX {
-            let what = format!("the file has {} bytes; only the first {SEGMENT_BYTES_READ_MAX} are looked at", segment.bytes);
+            let what =
+                format!("the file has {} bytes; only the first {SEGMENT_BYTES_READ_MAX} are looked at", segment.bytes);
             self.damage(&segment.path, SEGMENT_BYTES_READ_MAX, what);
         }
         let mut bytes = vec![0; segment.bytes.min(SEGMENT_BYTES_READ_MAX) as usize];
@@ -322,7 +327,8 @@ impl Inspection {
                     self.damage(&path, end, format!("frames run beyond {end}, where the segment ends"));
                 }
                 (None, None) if header.is_some() => {
-                    let what = "the last frame is incomplete: a write that a crash cut short, or damage to it".to_owned();
+                    let what =
+                        "the last frame is incomplete: a write that a crash cut short, or damage to it".to_owned();
                     self.note(&path, offset, what, true);
                 }
                 (None, _) => {}
@@ -339,7 +345,12 @@ impl Inspection {
             return None;
         }
         if let Record::RangeState { state, .. } = record {
-            let told = RangeReport { begin: state.begin, last: state.last, hard_state: state.hard_state, ..Default::default() };
+            let told = RangeReport {
+                begin: state.begin,
+                last: state.last,
+                hard_state: state.hard_state,
+                ..Default::default()
+            };
             let Some(range) = self.ranges.get_mut(&id) else {
                 self.ranges.insert(id, told);
                 return None;
@@ -356,7 +367,10 @@ impl Inspection {
                 let fits = entry.index > range.begin.index && entry.index.0 <= range.last.0.saturating_add(1);
                 let what = (!fits).then(|| {
                     let (begin, last) = (range.begin, range.last);
-                    format!("entry {} of range {id} does not follow: the log begins at {begin} and ends at {last}", entry.index)
+                    format!(
+                        "entry {} of range {id} does not follow: the log begins at {begin} and ends at {last}",
+                        entry.index
+                    )
                 });
                 drop(range.entries.split_off(&entry.index));
                 let payload_bytes = u32::try_from(entry.payload.len()).unwrap_or(u32::MAX);
