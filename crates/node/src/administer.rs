@@ -51,6 +51,7 @@ impl<E: Engine> Node<E> {
             }
             Administer { join: Some(join), .. } => self.administer_join(now, join),
             Administer { remove: Some(remove), .. } => self.administer_remove(now, remove),
+            Administer { check: Some(check), .. } => Ok(self.administer_check(now, check)),
             _ => Ok(Administered {
                 error: "this version does not know what is asked".to_owned(),
                 ..Administered::default()

@@ -22,6 +22,7 @@ use dstore_storage::layout::local;
 use dstore_storage::{Engine, Log, LogIndex, LogOp, Position, RangeId, Term, WriteOp};
 use prost::Message as _;
 
+use crate::check::CheckStatus;
 use crate::range_log::{RangeLog, entry_id, position, write_ops};
 use crate::replica::{Applied, Replica};
 use crate::retention::Retention;
@@ -50,6 +51,10 @@ pub(crate) struct Group {
     pub(crate) governed_at: LogIndex,
     /// What is under way for clients.
     pub(crate) desk: Desk,
+    /// As leader: the last comparison of replicas.
+    pub(crate) check: Option<CheckStatus>,
+    /// The comparison for which this node's data is being summed up, and the entry at which.
+    pub(crate) summing: Option<(u64, Position)>,
 }
 
 /// What the node must know of.
@@ -140,8 +145,10 @@ impl Group {
         if raft.configuration().voters() == [me] {
             raft.campaign(now);
         }
+        let mut replica = Replica::new(range, applied);
+        replica.replays_until = LogIndex(raft.last().index.0);
         Ok(Group {
-            replica: Replica::new(range, applied),
+            replica,
             raft,
             writes: Writes::new(range),
             installation: Installation::default(),
@@ -151,6 +158,8 @@ impl Group {
             lease_reads,
             governed_at: LogIndex::default(),
             desk: Desk::default(),
+            check: None,
+            summing: None,
         })
     }
 
@@ -354,6 +363,7 @@ impl Group {
         tracing::debug!("range {range}: {role:?} in term {term}, {leader} leads");
         if self.serving.is_some_and(|serving| role != Role::Leader || serving.0 != term.0) {
             self.serving = None;
+            self.check = None;
             self.replica.step_down();
             effects.events.push((range, Event::Lost));
         }

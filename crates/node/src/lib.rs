@@ -36,6 +36,7 @@ macro_rules! planted {
 mod administer;
 mod batch;
 mod cached;
+mod check;
 mod disk;
 mod entry;
 mod gateway;
@@ -58,6 +59,7 @@ mod view;
 mod wire;
 mod writes;
 
+pub use check::CheckStatus;
 pub use disk::{DiskStatus, Space};
 pub use entry::{Entry, EntryError};
 pub use gateway::{ClientAddress, Facts, Host, LogUse, SessionId, Stats, Usage};
@@ -66,6 +68,7 @@ pub use node::{Member, Node, NodeError, NodeLimits, NodeParts, Now, Output, SYST
 pub use planted::Planted;
 pub use replica::Applied;
 pub use status::{MemberStatus, NodeStatus, Part, RangeStatus};
+pub use transfer::spans_of;
 pub use wire::{
-    ADMINISTER, Administer, Administered, HandOver, Join, MemberAddress, Remove, SNAPSHOT, SnapshotOpening,
+    ADMINISTER, Administer, Administered, Check, HandOver, Join, MemberAddress, Remove, SNAPSHOT, SnapshotOpening,
 };

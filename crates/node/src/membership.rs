@@ -13,8 +13,8 @@
 use std::time::Duration;
 
 use dstore_raft::{Change, NodeId, ProgressState, Status as RaftStatus, Time};
-use dstore_storage::layout::system;
-use dstore_storage::{Engine, LogIndex, RangeId, WriteOp};
+use dstore_storage::layout::{local, system};
+use dstore_storage::{Direction, Engine, LogIndex, RangeId, Reader, WriteOp};
 use prost::Message as _;
 
 use crate::wire::{Administered, Join, MemberAddress, NodeRecord, Remove};
@@ -22,6 +22,9 @@ use crate::{Node, NodeError, Now, SYSTEM_RANGE};
 
 /// A member that was silent for longer does not count as one that could take over.
 const SILENT_AFTER: Duration = Duration::from_secs(2);
+
+/// What a removed node had executed is remembered for so long: far longer than the longest request timeout.
+const REMEMBERED_MS: u64 = 3_600_000;
 
 /// The next step towards the members that a range should have.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,6 +116,23 @@ impl<E: Engine> Node<E> {
         let records = Self::node_records(&self.engine)?;
         for range in led {
             self.govern_range(now, range, &records);
+            self.forget_removed(now, range, &records)?;
+        }
+        Ok(())
+    }
+
+    /// Nobody asks again for what a removed gateway had executed, once its requests have timed out everywhere.
+    fn forget_removed(&mut self, now: Now, range: RangeId, records: &[NodeRecord]) -> Result<(), NodeError> {
+        let long_gone = |record: &&NodeRecord| {
+            record.is_removed() && now.wall_ms() > record.removed_at_ms.saturating_add(REMEMBERED_MS)
+        };
+        for record in records.iter().filter(long_gone) {
+            let start = local::request_bound(range, record.node, 0);
+            let end = local::request_bound(range, record.node, u64::MAX);
+            let remembers = self.engine.scan(&start..&end, Direction::Forward)?.entry().is_some();
+            if let Some(group) = self.groups.get_mut(&range).filter(|_| remembers) {
+                group.replica.put(now, WriteOp::DeleteRange { start: start.into(), end: end.into() });
+            }
         }
         Ok(())
     }
@@ -151,7 +171,7 @@ impl<E: Engine> Node<E> {
 
     /// A node wants to be a member.
     pub(crate) fn administer_join(&mut self, now: Now, join: &Join) -> Result<Administered, NodeError> {
-        if let Some(elsewhere) = self.elsewhere() {
+        if let Some(elsewhere) = self.elsewhere(SYSTEM_RANGE) {
             return Ok(elsewhere);
         }
         let refused = |error: String| Ok(Administered { error, ..Administered::default() });
@@ -192,7 +212,7 @@ impl<E: Engine> Node<E> {
 
     /// A node is to be a member no more.
     pub(crate) fn administer_remove(&mut self, now: Now, remove: &Remove) -> Result<Administered, NodeError> {
-        if let Some(elsewhere) = self.elsewhere() {
+        if let Some(elsewhere) = self.elsewhere(SYSTEM_RANGE) {
             return Ok(elsewhere);
         }
         let refused = |error: String| Ok(Administered { error, ..Administered::default() });
@@ -247,9 +267,9 @@ impl<E: Engine> Node<E> {
         })
     }
 
-    /// Where to ask, if this node does not lead the system range.
-    fn elsewhere(&self) -> Option<Administered> {
-        let group = self.groups.get(&SYSTEM_RANGE)?;
+    /// Where to ask, if this node does not lead a range.
+    pub(crate) fn elsewhere(&self, range: RangeId) -> Option<Administered> {
+        let group = self.groups.get(&range)?;
         if group.serving().is_some() {
             return None;
         }

@@ -9,7 +9,7 @@ use dstore_kv::{Cursors, Limits};
 use dstore_raft::Time;
 use dstore_resp::{ProtocolVersion, Reply};
 use dstore_rpc::{Identity, NodeId, RequestId, Status};
-use dstore_storage::snapshot::{Export, Install};
+use dstore_storage::snapshot::{Checksum, Export, Install};
 use dstore_storage::{Engine, EngineError, Log, LogError, LogIndex, LogOp, Position, RangeId, WriteOp};
 use prost::Message as _;
 
@@ -70,6 +70,8 @@ pub struct NodeLimits {
     pub disk_stall: Duration,
     /// Up to so many nodes vote; those beyond keep copies and stand by.
     pub voters_max: usize,
+    /// How often replicas are compared.
+    pub check_interval: Duration,
 }
 
 impl Default for NodeLimits {
@@ -88,6 +90,7 @@ impl Default for NodeLimits {
             follower_reads: false,
             disk_stall: Duration::from_millis(300),
             voters_max: 3,
+            check_interval: Duration::from_secs(86_400),
         }
     }
 }
@@ -253,6 +256,14 @@ pub enum Output {
         /// What goes in along with it.
         ops: Vec<WriteOp>,
     },
+    /// Sum up the data of a range, off the loop: [`Checksum::step`] until it gives the sum. Then call
+    /// [`Node::handle_checksum`]. One at a time for each range.
+    Checksum {
+        /// Whose data.
+        range: RangeId,
+        /// The data, as it was at one entry.
+        checksum: Checksum,
+    },
     /// A peer is to be reached there from now on; without an address, it is a peer no more.
     Peer {
         /// Which.
@@ -271,7 +282,7 @@ pub const SYSTEM_RANGE: RangeId = RangeId(0);
 pub const USER_RANGE: RangeId = RangeId(1);
 
 /// Every range there is.
-const RANGES: [RangeId; 2] = [SYSTEM_RANGE, USER_RANGE];
+pub(crate) const RANGES: [RangeId; 2] = [SYSTEM_RANGE, USER_RANGE];
 
 /// How often expired keys are looked for, in milliseconds; as often as Redis does.
 const SWEEP_INTERVAL_MS: u64 = 100;
@@ -500,6 +511,11 @@ impl<E: Engine> Node<E> {
                     self.note_report(now, from, &report);
                 }
             }
+            number if number == wire::SUM.number => {
+                if let Ok(sum) = wire::Sum::decode(body) {
+                    self.sum_came(from.0, &sum);
+                }
+            }
             number if number == wire::FORGET.number => {
                 if let Ok(forget) = wire::Forget::decode(body) {
                     self.forget(now, from.0, &forget)?;
@@ -615,6 +631,7 @@ impl<E: Engine> Node<E> {
                 self.release(now, range)?;
                 self.resolve(now, range)?;
                 self.drop_unwanted_snapshot(range);
+                self.begin_sums(range);
             }
             let events = std::mem::take(&mut self.events);
             let quiet = events.is_empty();
@@ -699,6 +716,7 @@ impl<E: Engine> Node<E> {
             self.tell_unneeded(now);
             self.announce(now)?;
             self.govern(now)?;
+            self.check_ranges(now)?;
             self.greet_somebody();
             self.next_snapshot(now)?;
             self.send_forgets(now)?;

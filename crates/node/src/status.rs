@@ -3,6 +3,7 @@
 use dstore_raft::Role;
 use dstore_storage::{Engine, RangeId};
 
+use crate::check::CheckStatus;
 use crate::gateway::{DATABASES, LogUse, Stats, Usage};
 use crate::wire::NodeRecord;
 use crate::{DiskStatus, Node, NodeError, SYSTEM_RANGE, USER_RANGE};
@@ -57,6 +58,8 @@ pub struct RangeStatus {
     pub begin: u64,
     /// As its leader, how far each other member has the log durably.
     pub matched: Vec<(u64, u64)>,
+    /// As its leader, the last comparison of replicas.
+    pub check: Option<CheckStatus>,
 }
 
 /// A member of the cluster.
@@ -171,6 +174,7 @@ impl<E: Engine> Node<E> {
             durable: status.durable.0,
             begin: status.base.index.0,
             matched: status.peers.iter().map(|peer| (peer.id.0, peer.matched.0)).collect(),
+            check: group.check.clone(),
         })
     }
 }

@@ -76,7 +76,7 @@ struct Transfer {
 }
 
 /// The keys that make up a range.
-pub(crate) fn spans_of(range: RangeId) -> Spans {
+pub fn spans_of(range: RangeId) -> Spans {
     let local = local::span(range);
     let mut spans = vec![Bytes::from(local.start)..Bytes::from(local.end)];
     let whole = |tag: u8| Bytes::from(vec![tag])..Bytes::from(vec![tag + 1]);

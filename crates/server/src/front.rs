@@ -28,12 +28,13 @@ use dstore_resp::{ProtocolError, ReplySink, RequestDecoder, encode};
 use dstore_rpc::driver::{self, LinkEvent, Rpc, RpcTimer};
 use dstore_rpc::service::{Answer, Incoming, Origin};
 use dstore_rpc::{CallOptions, CloseCode, CloseReason as LinkEnd, ClusterId, Lane, NodeId, Refusal, TraceId};
-use dstore_storage::{Log, LogError, LogIndex, LogOp, RangeId};
+use dstore_storage::snapshot::SpanSum;
+use dstore_storage::{EngineError, Log, LogError, LogIndex, LogOp, RangeId};
 
 use crate::clock::now;
 use crate::config::PeerAddress;
 use crate::founding::Founders;
-use crate::store::SharedEngine;
+use crate::store::{self, SharedEngine};
 
 /// What other threads tell the loop.
 pub enum Mail {
@@ -43,6 +44,8 @@ pub enum Mail {
     Stop,
     /// The engine was flushed, and holds each range at least up to here; or it could not be.
     Flushed(Result<Vec<(RangeId, LogIndex)>, String>),
+    /// The data of a range was summed up; or it could not be read.
+    Summed(RangeId, Result<SpanSum, EngineError>),
 }
 
 /// The timers of the loop.
@@ -319,6 +322,12 @@ impl Front {
                     }
                 }
                 Output::Install { range, .. } => unreachable!("range {range}: no snapshot was taken in"),
+                Output::Checksum { range, checksum } => {
+                    let mailbox = self.mailbox.clone().unwrap_or_else(|| net.mailbox());
+                    if let Err(error) = store::sum_up(range, checksum, mailbox) {
+                        self.fail(net, Fatal::Flush(format!("cannot start a thread: {error}")));
+                    }
+                }
                 Output::Peer { node, address: None } => self.rpc.remove_peer(net.now(), node),
                 Output::Peer { node, address: Some(address) } => match address.parse::<PeerAddress>() {
                     Ok(address) => {
@@ -420,6 +429,7 @@ impl Application for Front {
                     Ok(())
                 });
             }
+            Mail::Summed(range, result) => self.drive(net, |node| node.handle_checksum(now(), range, result)),
             Mail::Flushed(Err(error)) => self.fail(net, Fatal::Flush(error)),
         }
     }

@@ -131,8 +131,13 @@ impl Machine {
         let secret = Secret::new(b"the secret of the simulated cluster").expect("it is long enough");
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&self.random.number().to_le_bytes());
-        let peers = Peers::new(Config::new(identity, secret), seed, settings.nodes);
-        self.process = Some(Process::new(core, peers, self.log.clone(), self.name(), around));
+        let mut peers = Peers::new(Config::new(identity, secret), seed, self.id);
+        let now = around.clock.instant(around.moment);
+        for other in (0..settings.nodes).filter(|other| *other != self.id) {
+            peers.set_peer(now, node_of(other), &format!("n{}:1", other + 1));
+        }
+        peers.settle(now, around.moment, around.network);
+        self.process = Some(Process::new(core, peers, self.log.clone(), self.name()));
         Ok(())
     }
 

@@ -112,17 +112,8 @@ impl Surroundings<'_> {
 }
 
 impl Process {
-    /// A process that was just started, and connects to its peers.
-    pub fn new(
-        core: Core,
-        mut peers: Peers,
-        log: Arc<MemoryLog>,
-        name: String,
-        around: &mut Surroundings<'_>,
-    ) -> Process {
-        let now = around.clock.instant(around.moment);
-        peers.connect(now);
-        peers.settle(now, around.moment, around.network);
+    /// A process that was just started.
+    pub fn new(core: Core, peers: Peers, log: Arc<MemoryLog>, name: String) -> Process {
         Process {
             core,
             peers,
@@ -249,6 +240,10 @@ impl Process {
                 PeerEvent::Call { caller, request, method, body } => {
                     self.core.handle_call(now, caller.node, request, method, body)?;
                 }
+                PeerEvent::Opened { .. }
+                | PeerEvent::Chunk { .. }
+                | PeerEvent::Writable(_)
+                | PeerEvent::Closed { .. } => {}
                 PeerEvent::Reply { token, result } => {
                     match &result {
                         Ok(body) => self.note(around, format_args!("call {token} is answered, {}", Digest(body))),
@@ -273,6 +268,16 @@ impl Process {
             Output::Shutdown => {}
             // Its machines know each other from the start, and keep their logs.
             Output::Peer { .. } => {}
+            Output::Checksum { range, mut checksum } => {
+                let result = loop {
+                    match checksum.step(usize::MAX) {
+                        Ok(None) => {}
+                        Ok(Some(sum)) => break Ok(sum),
+                        Err(error) => break Err(error),
+                    }
+                };
+                self.core.handle_checksum(around.now(), range, result)?;
+            }
             Output::SendSnapshot { transfer, .. } => {
                 self.core.handle_snapshot_sent(around.now(), transfer, Err("nobody carries it".to_owned()))?;
             }

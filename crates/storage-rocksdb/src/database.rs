@@ -132,6 +132,13 @@ fn open_db(options: &rocksdb::Options, path: &Path) -> Result<DB, EngineError> {
     })
 }
 
+/// As [`Database::open`] opens it, but changing nothing on disk, its lock included.
+pub(crate) fn open_to_read(path: &Path, options: &RocksOptions) -> Result<DB, EngineError> {
+    let (options, _cache) = rocksdb_options(options)?;
+    let families = [("default", options.clone()), (DATA, options.clone())];
+    DB::open_cf_with_opts_for_read_only(&options, path, families, false).map_err(|error| classify(&error))
+}
+
 pub(crate) fn data(db: &DB) -> &ColumnFamily {
     db.cf_handle(DATA).expect("opening would have failed without the column family")
 }

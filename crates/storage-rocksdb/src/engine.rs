@@ -46,7 +46,7 @@ impl RocksEngine {
     }
 }
 
-fn found(value: Option<DBPinnableSlice<'_>>) -> Option<Bytes> {
+pub(crate) fn found(value: Option<DBPinnableSlice<'_>>) -> Option<Bytes> {
     value.map(|value| Bytes::copy_from_slice(&value))
 }
 
@@ -173,14 +173,14 @@ impl Reader for RocksFrozen {
     }
 }
 
-fn scan_options(mut options: ReadOptions, range: &Range<&[u8]>) -> ReadOptions {
+pub(crate) fn scan_options(mut options: ReadOptions, range: &Range<&[u8]>) -> ReadOptions {
     options.set_iterate_lower_bound(range.start);
     options.set_iterate_upper_bound(range.end);
     options
 }
 
 /// A scan over nothing: RocksDB must not be asked for a range that ends before it starts.
-struct EmptyCursor;
+pub(crate) struct EmptyCursor;
 
 impl Cursor for EmptyCursor {
     fn entry(&self) -> Option<(&[u8], &[u8])> {
@@ -192,13 +192,16 @@ impl Cursor for EmptyCursor {
     }
 }
 
-struct RocksCursor<'a> {
+pub(crate) struct RocksCursor<'a> {
     iterator: DBRawIterator<'a>,
     direction: Direction,
 }
 
 impl<'a> RocksCursor<'a> {
-    fn start(iterator: DBRawIterator<'a>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
+    pub(crate) fn start(
+        iterator: DBRawIterator<'a>,
+        direction: Direction,
+    ) -> Result<Box<dyn Cursor + 'a>, EngineError> {
         let mut cursor = RocksCursor { iterator, direction };
         match direction {
             Direction::Forward => cursor.iterator.seek_to_first(),

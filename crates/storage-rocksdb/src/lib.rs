@@ -29,9 +29,11 @@ mod options;
 mod owned;
 mod place;
 mod stage;
+mod view;
 
 pub use engine::RocksEngine;
 pub use options::RocksOptions;
+pub use view::RocksView;
 
 pub(crate) use dstore_storage::EngineError;
 

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use dstore_storage::suite::engine::{Harness, all};
 use dstore_storage::suite::snapshot;
-use dstore_storage::{Bytes, Engine, EngineError, Reader, WriteOp};
-use dstore_storage_rocksdb::{RocksEngine, RocksOptions};
+use dstore_storage::{Bytes, Direction, Engine, EngineError, Reader, WriteOp};
+use dstore_storage_rocksdb::{RocksEngine, RocksOptions, RocksView};
 use tempfile::TempDir;
 
 fn options() -> RocksOptions {
@@ -273,4 +273,39 @@ fn figures_are_told() {
     assert_eq!(after.keys_estimate, 1000);
     assert!(after.disk_bytes > 0 && after.unflushed_bytes < before.unflushed_bytes, "{after:?}");
     assert!(!after.stalled && after.background_errors == 0, "{after:?}");
+}
+
+/// Every file below `path`, with its content.
+fn contents(path: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let files = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    files.map(|file| (file.clone(), std::fs::read(file).unwrap())).collect()
+}
+
+#[test]
+fn a_view_shows_what_was_persisted_and_changes_nothing() {
+    let scratch = TempDir::new().unwrap();
+    let path = scratch.path().join("data");
+    let engine = open(&path).unwrap();
+    engine.write(&[put("a", b"1"), put("b", b"2")]).unwrap();
+    engine.flush().unwrap();
+    engine.write(&[put("c", b"3")]).unwrap();
+    drop(engine);
+    let before = contents(&path);
+    let view = RocksView::open(&path, &options()).unwrap();
+    assert_eq!(view.get(b"b").unwrap(), Some(Bytes::from("2")));
+    assert_eq!(view.get(b"c").unwrap(), None, "it was not flushed");
+    let mut cursor = view.scan(b"a"..b"z", Direction::Backward).unwrap();
+    assert_eq!(cursor.entry(), Some((b"b".as_slice(), b"2".as_slice())));
+    cursor.advance().unwrap();
+    cursor.advance().unwrap();
+    assert_eq!(cursor.entry(), None);
+    drop(cursor);
+    assert!(view.files().0 > 0);
+    drop(view);
+    assert_eq!(contents(&path), before);
+    assert!(matches!(
+        RocksView::open(&scratch.path().join("none"), &options()),
+        Err(EngineError::UnknownFormat { .. })
+    ));
+    assert!(!scratch.path().join("none").exists());
 }

@@ -8,6 +8,7 @@
 //! | 3 | message | [`ANNOUNCE`]: a node says where it is, to the leader of the system range |
 //! | 4 | message | [`FORGET`]: a gateway says which of its connections are closed |
 //! | 5 | message | [`REPORT`]: a node says how its disk is, to the leaders of its ranges |
+//! | 6 | message | [`SUM`]: a replica tells the leader the sum of its data, at the entry of a check |
 //! | 16 | call | [`EXECUTE`]: a gateway has a batch of commands executed by the leader of a range |
 //! | 17 | call | [`ADMINISTER`]: an operator wants something done, or a node wants to join |
 //! | 18 | call | [`GREET`]: a node says to one it has just connected to who it is, and learns who else there is |
@@ -33,6 +34,8 @@ pub(crate) const ANNOUNCE: MessageMethod<NodeRecord> = MessageMethod::new(3, "an
 pub(crate) const FORGET: MessageMethod<Forget> = MessageMethod::new(4, "forget");
 /// How a node's disk is.
 pub(crate) const REPORT: MessageMethod<Report> = MessageMethod::new(5, "report");
+/// What a replica has, at the entry of a check.
+pub(crate) const SUM: MessageMethod<Sum> = MessageMethod::new(6, "sum");
 /// Executes a batch of commands.
 pub(crate) const EXECUTE: CallMethod<Execute, Executed> = CallMethod::new(16, "execute");
 
@@ -57,6 +60,20 @@ pub struct Administer {
     /// That a node is one no more.
     #[prost(message, optional, tag = "3")]
     pub remove: Option<Remove>,
+    /// That the replicas of a range are compared.
+    #[prost(message, optional, tag = "4")]
+    pub check: Option<Check>,
+}
+
+/// That the replicas of a range are compared. Asked again, with the number that the answer gave, until it is not `pending`.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Check {
+    /// Which range.
+    #[prost(uint64, tag = "1")]
+    pub range: u64,
+    /// The comparison asked after; 0 to begin one.
+    #[prost(uint64, tag = "2")]
+    pub id: u64,
 }
 
 /// That a node becomes a member of the cluster. Asked again until the answer is not `pending`.
@@ -146,6 +163,28 @@ pub struct Administered {
     /// To a node that joined: the members.
     #[prost(message, repeated, tag = "5")]
     pub members: Vec<MemberAddress>,
+    /// Names the comparison of replicas that was begun.
+    #[prost(uint64, tag = "6")]
+    pub check: u64,
+}
+
+/// What a replica has, at the entry of a check.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Sum {
+    #[prost(uint64, tag = "1")]
+    pub(crate) range: u64,
+    #[prost(uint64, tag = "2")]
+    pub(crate) check: u64,
+    #[prost(uint64, tag = "3")]
+    pub(crate) index: u64,
+    #[prost(uint64, tag = "4")]
+    pub(crate) term: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) records: u64,
+    #[prost(uint64, tag = "6")]
+    pub(crate) bytes: u64,
+    #[prost(fixed32, tag = "7")]
+    pub(crate) crc32c: u32,
 }
 
 /// Everything up to `index` is durable at every member: nobody will ask for it.

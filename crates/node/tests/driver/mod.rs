@@ -1,6 +1,8 @@
 //! A node driven by hand: what the tests of the core share.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test uses a part of it, and fails by panicking
 
+pub(crate) mod cluster;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
 //! [`Disk`]: the few file operations the segment log needs, so that tests can fail them, cut the power between them, and
-//! see what is left. [`Directory`] is the real one.
+//! see what is left. [`Directory`] is the real one, [`ReadOnly`] the one of whoever only looks.
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -105,8 +105,7 @@ impl Directory {
 
 impl Disk for Directory {
     fn list(&self) -> io::Result<Vec<String>> {
-        let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
-        fs::read_dir(&self.path)?.map(name).collect()
+        list(&self.path)
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
@@ -151,6 +150,59 @@ impl Disk for Directory {
     fn path(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
+}
+
+/// A directory of the file system in which nothing is ever changed: for looking at the files of a node that is down.
+#[derive(Debug)]
+pub struct ReadOnly {
+    path: PathBuf,
+}
+
+impl ReadOnly {
+    /// The directory at `path`.
+    #[must_use]
+    pub fn new(path: &Path) -> ReadOnly {
+        ReadOnly { path: path.to_owned() }
+    }
+
+    fn refuse<T>() -> io::Result<T> {
+        Err(io::Error::from(io::ErrorKind::ReadOnlyFilesystem))
+    }
+}
+
+impl Disk for ReadOnly {
+    fn list(&self) -> io::Result<Vec<String>> {
+        list(&self.path)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
+        Ok(Box::new(File::open(self.path(name))?))
+    }
+
+    fn create(&self, _: &str, _: u32) -> io::Result<Box<dyn DiskFile>> {
+        ReadOnly::refuse()
+    }
+
+    fn rename(&self, _: &str, _: &str) -> io::Result<()> {
+        ReadOnly::refuse()
+    }
+
+    fn remove(&self, _: &str) -> io::Result<()> {
+        ReadOnly::refuse()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        ReadOnly::refuse()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+fn list(path: &Path) -> io::Result<Vec<String>> {
+    let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+    fs::read_dir(path)?.map(name).collect()
 }
 
 impl DiskFile for File {

@@ -338,6 +338,13 @@ impl RangeLogs {
         Some(RangeStatus { begin: log.begin, last: log.last(), hard_state: log.hard_state })
     }
 
+    /// Bytes of payload in the entries behind `index`.
+    pub(crate) fn payload_bytes_behind(&self, range: RangeId, index: LogIndex) -> u64 {
+        let Some(log) = self.ranges.get(&range) else { return 0 };
+        let skip = usize::try_from(index.0.saturating_sub(log.begin.index.0)).unwrap_or(usize::MAX);
+        log.slots.iter().skip(skip).map(|slot| u64::from(slot.payload_len)).sum()
+    }
+
     pub(crate) fn ranges(&self) -> Vec<RangeId> {
         self.ranges.keys().copied().collect()
     }

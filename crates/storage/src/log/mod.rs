@@ -29,6 +29,7 @@ pub mod memory;
 pub mod segment;
 
 pub use memory::MemoryLog;
+pub use segment::inspect;
 pub use segment::{SEGMENT_BYTES_MIN, SegmentLog, SegmentOptions};
 
 use std::io;

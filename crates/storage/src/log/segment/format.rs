@@ -87,6 +87,11 @@ impl Header {
         bytes
     }
 
+    /// The length of the file as its header has it, whatever else the header is.
+    pub(crate) fn file_bytes_told(bytes: &[u8]) -> Option<u32> {
+        bytes.get(32..36).map(|field| u32_at(field, 0))
+    }
+
     /// Reads the header of the file that is named for segment `number` and has `file_len` bytes.
     pub(crate) fn decode(bytes: &[u8], number: u64, file_len: u64) -> Result<Header, HeaderError> {
         if bytes.len() < HEADER_BYTES as usize {

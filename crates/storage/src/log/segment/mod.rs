@@ -16,6 +16,7 @@
 //! this even in a power loss (a sector is written or not); the log relies on it, and finds it out when it does not hold.
 
 pub(crate) mod format;
+pub mod inspect;
 mod keeper;
 mod ledger;
 mod recovery;
@@ -189,6 +190,12 @@ impl SegmentLog {
         self.created
     }
 
+    /// Bytes of payload in the entries of `range` behind `index`: what a restart replays when the data stands there.
+    #[must_use]
+    pub fn payload_bytes_behind(&self, range: RangeId, index: LogIndex) -> u64 {
+        self.shared.lock().logs.payload_bytes_behind(range, index)
+    }
+
     fn recover(
         disk: Arc<dyn Disk>,
         options: &SegmentOptions,
@@ -209,7 +216,8 @@ impl SegmentLog {
         }
         // Names that a process which died has not made durable.
         disk.sync().map_err(|error| LogError::io("fsync", &here, error))?;
-        let recovered = recovery::recover(&*disk, &numbers, options)?;
+        let mut recovered = recovery::recover(&*disk, &numbers, options)?;
+        recovered.settle()?;
         if recovered.ledger.ranges_len() > recovery::ranges_max(options.segment_bytes) {
             let what = format!("segments of {} bytes are too small for its ranges", options.segment_bytes);
             return Err(LogError::Refused { range: RangeId(0), what });

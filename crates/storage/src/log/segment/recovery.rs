@@ -22,6 +22,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::format::{
     ALIGN, FRAME_HEADER_BYTES, FrameHeader, HEADER_BYTES, Header, HeaderError, Life, RANGE_STATE_BYTES, Record,
@@ -39,9 +40,24 @@ pub(crate) struct Recovered {
     pub(crate) end: u32,
     pub(crate) ledger: Ledger,
     pub(crate) logs: RangeLogs,
+    /// The last frame of the newest segment, where it is and what it says, until [`Recovered::settle`].
+    last_frame: Option<(u32, Vec<u8>)>,
 }
 
-/// Reads all segments, oldest first. `numbers` rise by one and are not empty.
+impl Recovered {
+    /// Writes the last frame once more and syncs it. See the [module](self).
+    pub(crate) fn settle(&mut self) -> Result<(), LogError> {
+        let Some((offset, frame)) = self.last_frame.take() else { return Ok(()) };
+        let newest = self.segments.values().next_back().expect("there is at least one segment");
+        newest
+            .file
+            .write_at(&frame, offset.into())
+            .map_err(|error| LogError::io("write again the last frame of", &newest.path, error))?;
+        newest.file.sync_data().map_err(|error| LogError::io("fdatasync", &newest.path, error))
+    }
+}
+
+/// Reads all segments, oldest first, and changes none. `numbers` rise by one and are not empty.
 pub(crate) fn recover(disk: &dyn Disk, numbers: &[u64], options: &SegmentOptions) -> Result<Recovered, LogError> {
     let mut found = Vec::new();
     for &number in numbers {
@@ -58,15 +74,36 @@ pub(crate) fn recover(disk: &dyn Disk, numbers: &[u64], options: &SegmentOptions
     }
     let mut replay = Replay::default();
     let mut end = HEADER_BYTES;
+    let mut progress = Progress::begin();
     for (i, segment) in found.iter().enumerate() {
+        progress.tell(|| format!("reading the log: segment {} of {}", i + 1, found.len()));
         let stated_end = found.get(i + 1).map(|next| next.header.previous_end);
         let oldest = i == 0 && segment.header.previous_end != 0;
         end = replay.read_segment(segment, stated_end, oldest)?;
     }
     let newest = found.last().expect("there is at least one segment");
+    let last_frame = replay.last_frame.take();
     let (ledger, logs) = replay.finish(options.cache_bytes_max).map_err(|what| newest.damaged(end.into(), what))?;
     let segments = found.into_iter().map(|segment| (segment.number(), Arc::new(segment.into_file()))).collect();
-    Ok(Recovered { segments, end, ledger, logs })
+    Ok(Recovered { segments, end, ledger, logs, last_frame })
+}
+
+/// Says how far it is, at most once a second.
+struct Progress {
+    said: Instant,
+}
+
+impl Progress {
+    fn begin() -> Progress {
+        Progress { said: Instant::now() }
+    }
+
+    fn tell(&mut self, what: impl FnOnce() -> String) {
+        if self.said.elapsed() >= Duration::from_secs(1) {
+            tracing::info!("{}", what());
+            self.said = Instant::now();
+        }
+    }
 }
 
 struct Found {
@@ -112,15 +149,6 @@ impl Found {
             file: self.file,
         }
     }
-
-    /// Writes the last frame once more and syncs it. See the [module](self).
-    fn settle(&self, bytes: &[u8], last_frame: u32, end: u32) -> Result<(), LogError> {
-        let frame = &bytes[last_frame as usize..end as usize];
-        self.file
-            .write_at(frame, last_frame.into())
-            .map_err(|error| LogError::io("write again the last frame of", &self.path, error))?;
-        self.file.sync_data().map_err(|error| LogError::io("fdatasync", &self.path, error))
-    }
 }
 
 #[derive(Default)]
@@ -129,6 +157,8 @@ struct Replay {
     /// The entries of each range that are in segments that are there, by index. Those that the ledger has and this has
     /// not must be truncated before the end.
     slots: BTreeMap<RangeId, VecDeque<(u64, Slot)>>,
+    /// The last frame of the newest segment.
+    last_frame: Option<(u32, Vec<u8>)>,
 }
 
 impl Replay {
@@ -166,7 +196,7 @@ impl Replay {
                 Err(segment.damaged(offset.into(), what))
             }
             (None, Some(last_frame)) => {
-                segment.settle(&bytes, last_frame, offset)?;
+                self.last_frame = Some((last_frame, bytes[last_frame as usize..offset as usize].to_vec()));
                 Ok(offset)
             }
             _ => Ok(offset),
