@@ -38,6 +38,7 @@ mod entry;
 mod gateway;
 mod group;
 mod node;
+pub mod offline;
 mod overlay;
 #[cfg(feature = "planted")]
 mod planted;

@@ -1,7 +1,7 @@
 //! [`NodeStatus`]: a node as its operators see it.
 
 use dstore_raft::Role;
-use dstore_storage::{Engine, RangeId};
+use dstore_storage::{Engine, LogIndex, RangeId};
 
 use crate::gateway::{DATABASES, LogUse, Stats, Usage};
 use crate::{Node, NodeError, SYSTEM_RANGE, USER_RANGE};
@@ -110,6 +110,12 @@ impl<E: Engine> Node<E> {
             usage: self.host.usage(),
             log: self.host.log(),
         })
+    }
+
+    /// The entry up to which a range's data is applied, and the last one of its log.
+    pub fn reach(&self, range: RangeId) -> Option<(LogIndex, LogIndex)> {
+        let group = self.groups.get(&range)?;
+        Some((group.replica.applied().position.index, LogIndex(group.status().last.index.0)))
     }
 
     fn range_status(&self, range: RangeId) -> Option<RangeStatus> {

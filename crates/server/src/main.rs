@@ -13,12 +13,14 @@ mod cluster;
 mod config;
 mod console;
 mod data_dir;
+mod debug;
 mod demo;
 mod founding;
 mod front;
 mod host;
 mod identity;
 mod random;
+mod restart;
 mod run;
 mod store;
 

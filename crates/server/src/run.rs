@@ -26,6 +26,7 @@ use crate::front::{Fatal, Front, Mail, Parts};
 use crate::host::Process;
 use crate::identity::node_text;
 use crate::random;
+use crate::restart::{Phases, Replay};
 use crate::store::{self, Flusher, SharedEngine};
 
 /// Unsent replies at which a client is given up, in largest replies: what is under way when the high-water mark is passed
@@ -50,9 +51,16 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let dir = DataDir::open(&config.data_dir)?;
     check_port(config.listen)?;
     let (dir, founded) = founding::found(dir, &config.cluster)?;
+    let mut phases = Phases::begin();
     let engine: SharedEngine = Arc::new(open_engine(config, &dir)?);
-    let log: Arc<dyn Log> = Arc::new(open_log(config, &dir)?);
+    phases.end("data");
+    let log = Arc::new(open_log(config, &dir)?);
+    phases.end("log");
+    let replay = Replay::find(&*engine, &log, Instant::now())?;
+    let log: Arc<dyn Log> = log;
     let node = open_node(config, &dir, &founded, engine.clone(), log.clone())?;
+    phases.end("state");
+    tracing::info!("opened in {}; {}", phases.text(), replay.text());
     let rpc = open_rpc(config, &founded, &*log)?;
 
     let (wake_flusher, flusher_woken) = sync_channel(1);
@@ -68,6 +76,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         },
         output_high_bytes: config.output_bytes_high_water,
         flusher: wake_flusher,
+        replay,
         unflushed_bytes_max: config.log_bytes_max / 2,
     });
     let connections_max = config.clients_max + founded.members.len() * CONNECTIONS_PER_PEER + WATCHERS_MAX;

@@ -198,7 +198,10 @@ pub(crate) struct RocksCursor<'a> {
 }
 
 impl<'a> RocksCursor<'a> {
-    pub(crate) fn start(iterator: DBRawIterator<'a>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
+    pub(crate) fn start(
+        iterator: DBRawIterator<'a>,
+        direction: Direction,
+    ) -> Result<Box<dyn Cursor + 'a>, EngineError> {
         let mut cursor = RocksCursor { iterator, direction };
         match direction {
             Direction::Forward => cursor.iterator.seek_to_first(),

@@ -16,7 +16,7 @@ use super::{SegmentFile, SegmentOptions, check_numbers, keeper, recovery, segmen
 use crate::ids::{LogIndex, Position, RangeId, Term};
 use crate::log::disk::{Disk, DiskFile, ReadOnly};
 use crate::log::index::{Place, Slot};
-use crate::log::{Entry, HardState, LogError};
+use crate::log::{Completion, Entry, HardState, Log, LogError, LogOp, LogStats, RangeStatus};
 
 /// How much of one file is looked at: no sane setting makes a larger segment, and a file of another kind that has a
 /// segment's name may be of any size.
@@ -254,8 +254,12 @@ impl Inspection {
 
     /// Takes every frame of a segment that can be read. `next` is the header of the segment after it.
     fn read(&mut self, segment: &Opened, next: Option<Header>) {
-        let mut report =
-            SegmentReport { number: segment.number, path: segment.path.clone(), bytes: segment.bytes, ..Default::default() };
+        let mut report = SegmentReport {
+            number: segment.number,
+            path: segment.path.clone(),
+            bytes: segment.bytes,
+            ..Default::default()
+        };
         report.end = HEADER_BYTES;
         let told = next.map(|next| Life { segment: segment.number, salt: next.previous_salt });
         segment.life.set(segment.header.map(|header| header.life).or(told));
@@ -275,7 +279,8 @@ impl Inspection {
     /// All that can be read of a file.
     fn load(&mut self, segment: &Opened, file: &dyn DiskFile) -> Vec<u8> {
         if segment.bytes > SEGMENT_BYTES_READ_MAX {
-            let what = format!("the file has {} bytes; only the first {SEGMENT_BYTES_READ_MAX} are looked at", segment.bytes);
+            let what =
+                format!("the file has {} bytes; only the first {SEGMENT_BYTES_READ_MAX} are looked at", segment.bytes);
             self.damage(&segment.path, SEGMENT_BYTES_READ_MAX, what);
         }
         let mut bytes = vec![0; segment.bytes.min(SEGMENT_BYTES_READ_MAX) as usize];
@@ -322,7 +327,8 @@ impl Inspection {
                     self.damage(&path, end, format!("frames run beyond {end}, where the segment ends"));
                 }
                 (None, None) if header.is_some() => {
-                    let what = "the last frame is incomplete: a write that a crash cut short, or damage to it".to_owned();
+                    let what =
+                        "the last frame is incomplete: a write that a crash cut short, or damage to it".to_owned();
                     self.note(&path, offset, what, true);
                 }
                 (None, _) => {}
@@ -339,7 +345,12 @@ impl Inspection {
             return None;
         }
         if let Record::RangeState { state, .. } = record {
-            let told = RangeReport { begin: state.begin, last: state.last, hard_state: state.hard_state, ..Default::default() };
+            let told = RangeReport {
+                begin: state.begin,
+                last: state.last,
+                hard_state: state.hard_state,
+                ..Default::default()
+            };
             let Some(range) = self.ranges.get_mut(&id) else {
                 self.ranges.insert(id, told);
                 return None;
@@ -356,7 +367,10 @@ impl Inspection {
                 let fits = entry.index > range.begin.index && entry.index.0 <= range.last.0.saturating_add(1);
                 let what = (!fits).then(|| {
                     let (begin, last) = (range.begin, range.last);
-                    format!("entry {} of range {id} does not follow: the log begins at {begin} and ends at {last}", entry.index)
+                    format!(
+                        "entry {} of range {id} does not follow: the log begins at {begin} and ends at {last}",
+                        entry.index
+                    )
                 });
                 drop(range.entries.split_off(&entry.index));
                 let payload_bytes = u32::try_from(entry.payload.len()).unwrap_or(u32::MAX);
@@ -406,6 +420,59 @@ impl Inspection {
         for gap in gaps {
             self.damage(here, 0_u64, gap);
         }
+    }
+}
+
+/// Read-only: everything but [`Log::submit`] is as it would be if the log were open.
+impl Log for Inspection {
+    fn submit(&self, ops: Vec<LogOp>, _: Completion) -> Result<(), LogError> {
+        let range = ops.first().map_or(RangeId(0), LogOp::range);
+        Err(LogError::Refused { range, what: "the log is only looked at".to_owned() })
+    }
+
+    fn entries(
+        &self,
+        range: RangeId,
+        lo: LogIndex,
+        hi: LogIndex,
+        payload_bytes_max: usize,
+    ) -> Result<Vec<Entry>, LogError> {
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        let mut index = lo;
+        while index < hi && (entries.is_empty() || bytes < payload_bytes_max) {
+            let entry = self.entry(range, index)?;
+            bytes += entry.payload.len();
+            if entries.is_empty() || bytes <= payload_bytes_max {
+                entries.push(entry);
+            }
+            index = index.next();
+        }
+        Ok(entries)
+    }
+
+    fn term(&self, range: RangeId, index: LogIndex) -> Option<Term> {
+        let range = self.ranges.get(&range)?;
+        let begin = (index == range.begin.index).then_some(range.begin.term);
+        begin.or_else(|| range.entries.get(&index).map(|entry| entry.term))
+    }
+
+    fn status(&self, range: RangeId) -> Option<RangeStatus> {
+        let range = self.ranges.get(&range)?;
+        Some(RangeStatus { begin: range.begin, last: range.last_position(), hard_state: range.hard_state })
+    }
+
+    fn ranges(&self) -> Vec<RangeId> {
+        self.ranges.keys().copied().collect()
+    }
+
+    fn payload_bytes_max(&self) -> usize {
+        self.segments.last().map_or(0, |segment| usize::try_from(segment.bytes / 2).unwrap_or(usize::MAX))
+    }
+
+    fn stats(&self) -> LogStats {
+        let entries = self.ranges.values().map(|range| range.entries.len() as u64).sum();
+        let (ranges, segments) = (self.ranges.len() as u64, self.segments.len() as u64);
+        LogStats { ranges, entries, segments, segments_spare: self.spares.len() as u64, ..LogStats::default() }
     }
 }
 
