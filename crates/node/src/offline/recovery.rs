@@ -199,3 +199,153 @@ fn read_tail(
     }
     Ok(tail)
 }
+
+#[cfg(test)]
+mod tests {
+    use dstore_storage::layout::local;
+    use dstore_storage::{Bytes, Engine, MemoryEngine, MemoryLog, WriteOp};
+
+    use super::*;
+    use crate::{Applied, USER_RANGE};
+
+    const ME: u64 = 2;
+    const FOUNDERS: [u64; 3] = [1, 2, 3];
+
+    fn ids(nodes: &[u64]) -> Vec<dstore_raft::NodeId> {
+        nodes.iter().map(|node| dstore_raft::NodeId(*node)).collect()
+    }
+
+    fn three() -> Configuration {
+        Configuration::new(ids(&FOUNDERS), [])
+    }
+
+    fn alone() -> Configuration {
+        Configuration::new(ids(&[ME]), [])
+    }
+
+    fn submit(log: &MemoryLog, ops: Vec<LogOp>) {
+        log.submit(ops, Box::new(|result| result.unwrap())).unwrap();
+        log.sync();
+    }
+
+    fn append(log: &MemoryLog, range: RangeId, index: u64, term: u64, kind: EntryKind, payload: Bytes) {
+        let entry = LogEntry { index: LogIndex(index), term: Term(term), kind: kind_number(kind), payload };
+        submit(log, vec![LogOp::Append { range, entries: vec![entry] }]);
+    }
+
+    /// Both ranges begin at (1, 1), with the three founders, and have one entry in term 2.
+    fn founded() -> (MemoryEngine, MemoryLog) {
+        let (engine, log) = (MemoryEngine::new(), MemoryLog::new());
+        for range in RANGES {
+            apply(&engine, range, Position::new(1, 1), &three());
+            submit(&log, vec![LogOp::Reset { range, begin: Position::new(1, 1) }]);
+            append(&log, range, 2, 2, EntryKind::Blank, Bytes::new());
+        }
+        (engine, log)
+    }
+
+    fn apply(engine: &MemoryEngine, range: RangeId, position: Position, members: &Configuration) {
+        let applied = Applied { position, ..Applied::default() };
+        let put = |key, value| WriteOp::Put { key, value };
+        let ops = [put(Applied::key(range), applied.encode()), put(local::members_key(range), members.encode())];
+        engine.write(&ops).unwrap();
+    }
+
+    fn plan(engine: &MemoryEngine, log: &MemoryLog) -> Result<Recovery, RecoveryError> {
+        Recovery::plan(engine, log, ME, &FOUNDERS)
+    }
+
+    /// Every range ends in a configuration of this node alone, in a term above all others.
+    fn assert_recovered(log: &MemoryLog, engine: &MemoryEngine, term: u64) {
+        for range in RANGES {
+            let status = log.status(range).unwrap();
+            let last = log.entries(range, status.last.index, status.last.index.next(), 1).unwrap().remove(0);
+            assert_eq!(Content::of(last.kind, &last.payload), Content::Configuration(alone()), "range {range}");
+            assert_eq!((status.last.term, status.hard_state.term), (Term(term), Term(term)), "range {range}");
+        }
+        assert!(plan(engine, log).unwrap().is_done(), "done twice");
+    }
+
+    #[test]
+    fn each_range_gets_a_configuration_of_this_node_alone_in_a_new_term() {
+        let (engine, log) = founded();
+        let state = HardState { term: Term(7), vote: 3, commit: LogIndex(0) };
+        RANGES.iter().for_each(|range| submit(&log, vec![LogOp::SetHardState { range: *range, state }]));
+        let recovery = plan(&engine, &log).unwrap();
+        assert_eq!(recovery.lost, [1, 3]);
+        let wanted = RangeRecovery {
+            range: USER_RANGE,
+            term: Term(7),
+            applied: Position::new(1, 1),
+            last: Position::new(2, 2),
+            members: three(),
+            is_alone: false,
+        };
+        assert_eq!(recovery.ranges[1], wanted);
+        submit(&log, recovery.into_ops());
+        assert_recovered(&log, &engine, 8);
+    }
+
+    #[test]
+    fn a_crash_between_any_two_operations_leaves_what_can_be_done_again() {
+        let (engine, log) = founded();
+        let ops = plan(&engine, &log).unwrap().into_ops();
+        for cut in 0..=ops.len() {
+            let (engine, log) = founded();
+            submit(&log, ops[..cut].to_vec());
+            let again = plan(&engine, &log).unwrap().into_ops();
+            submit(&log, again);
+            for range in RANGES {
+                assert!(log.status(range).unwrap().last.index.0 >= 3);
+            }
+            assert!(plan(&engine, &log).unwrap().is_done(), "cut behind {cut}");
+        }
+    }
+
+    #[test]
+    fn a_change_of_members_that_was_under_way_counts() {
+        let (engine, log) = founded();
+        let joint = three().change(&[dstore_raft::Change::AddVoter(dstore_raft::NodeId(4))]).unwrap();
+        append(&log, USER_RANGE, 3, 2, EntryKind::Config, joint.encode());
+        let recovery = plan(&engine, &log).unwrap();
+        assert_eq!((&recovery.ranges[1].members, &recovery.lost[..]), (&joint, &[1, 3, 4][..]));
+        submit(&log, recovery.into_ops());
+        assert_recovered(&log, &engine, 3);
+    }
+
+    #[test]
+    fn a_founder_that_never_flushed_goes_on_from_its_log() {
+        let (_, log) = founded();
+        let engine = MemoryEngine::new();
+        submit(&log, plan(&engine, &log).unwrap().into_ops());
+        assert_recovered(&log, &engine, 3);
+    }
+
+    #[test]
+    fn data_ahead_of_the_log_is_what_counts() {
+        let (engine, log) = founded();
+        RANGES.iter().for_each(|range| apply(&engine, *range, Position::new(9, 4), &three()));
+        let recovery = plan(&engine, &log).unwrap();
+        assert_eq!(recovery.ranges[0].last, Position::new(9, 4));
+        submit(&log, recovery.into_ops());
+        assert_eq!(log.status(USER_RANGE).unwrap().begin, Position::new(9, 4));
+        assert_recovered(&log, &engine, 5);
+    }
+
+    #[test]
+    fn nothing_to_go_on_with_is_refused() {
+        let (engine, log) = (MemoryEngine::new(), MemoryLog::new());
+        let joined = Recovery::plan(&engine, &log, ME, &[]);
+        assert!(matches!(joined, Err(RecoveryError::NoData(RangeId(0)))), "{joined:?}");
+        apply(&engine, RangeId(0), Position::new(9, 4), &three());
+        let lost_log = plan(&engine, &log);
+        assert!(matches!(lost_log, Err(RecoveryError::Node(NodeError::LogMissing { .. }))), "{lost_log:?}");
+        submit(&log, vec![LogOp::Reset { range: RangeId(0), begin: Position::new(20, 5) }]);
+        let gap = plan(&engine, &log);
+        assert!(matches!(gap, Err(RecoveryError::Node(NodeError::LogGap { .. }))), "{gap:?}");
+        let (engine, log) = founded();
+        append(&log, USER_RANGE, 3, 2, EntryKind::Config, Bytes::from_static(b"garbage"));
+        let damaged = plan(&engine, &log);
+        assert!(matches!(damaged, Err(RecoveryError::Entry { .. })), "{damaged:?}");
+    }
+}
