@@ -5,11 +5,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dstore_raft::Configuration;
 use dstore_rpc::NodeId;
-use dstore_storage::layout::system;
-use dstore_storage::{Direction, Engine, LogIndex, Reader};
+use dstore_storage::layout::{local, system};
+use dstore_storage::{Direction, Engine, LogIndex, RangeId, Reader};
 use prost::Message as _;
 
+use crate::group::Group;
+use crate::node::RANGES;
 use crate::wire::{GREET, Greeted, NodeRecord};
 use crate::{Member, Node, NodeError, Now, Output, SYSTEM_RANGE};
 
@@ -134,7 +137,7 @@ impl<E: Engine> Node<E> {
     /// Tells the driver of peers that have moved, come or gone.
     pub(crate) fn tell_peers(&mut self) {
         let me = self.identity.node.0;
-        if self.has_left(me) {
+        if self.has_left() {
             self.note_own_removal();
         }
         let needed = self.groups.values().flat_map(|group| group.raft.configuration().members());
@@ -144,11 +147,25 @@ impl<E: Engine> Node<E> {
         }
     }
 
-    /// Whether a node was removed and, as far as this one knows, no range counts on it any more. Before that it must not
-    /// go: its vote may be needed for the change that lets it go.
-    fn has_left(&self, node: u64) -> bool {
-        let id = dstore_raft::NodeId(node);
-        self.roster.is_removed(node) && !self.groups.values().any(|group| group.raft.configuration().is_member(id))
+    /// Whether this node was removed, and no range counts on it any more. Before that it must not go: its vote may be needed
+    /// for the change that lets it go. Its own copies tell, or the leaders of the ranges have told.
+    fn has_left(&self) -> bool {
+        let me = dstore_raft::NodeId(self.identity.node.0);
+        let is_member = |group: &Group| group.raft.configuration().is_member(me);
+        let by_own_copies = self.roster.is_removed(me.0) && !self.groups.values().any(is_member);
+        by_own_copies || self.groups.keys().all(|range| self.left.contains(range))
+    }
+
+    /// Whether a removed node has left a range that this node leads, for good: the members that are applied, and so
+    /// committed, do not name it. Nobody else could say so: an old copy may be one from before it joined.
+    fn has_let_go(&self, range: RangeId, node: dstore_raft::NodeId) -> Result<bool, NodeError> {
+        let leads = |group: &&Group| group.serving().is_some() && !group.raft.configuration().is_member(node);
+        if !self.roster.is_removed(node.0) || self.groups.get(&range).filter(leads).is_none() {
+            return Ok(false);
+        }
+        let stored = self.engine.get(&local::members_key(range))?;
+        let members = stored.and_then(|stored| Configuration::decode(&stored).ok());
+        Ok(!members.ok_or(NodeError::Members { range })?.is_member(node))
     }
 
     /// This node was removed, and has heard of it. It is told once.
@@ -181,22 +198,25 @@ impl<E: Engine> Node<E> {
 
     /// A peer says who it is.
     pub(crate) fn greeted_by(&mut self, now: Now, from: NodeId, record: &NodeRecord) -> Result<Greeted, NodeError> {
-        let removed = self.has_left(from.0);
+        let mut left = Vec::new();
+        for range in RANGES {
+            if self.has_let_go(range, dstore_raft::NodeId(from.0))? {
+                left.push(range.0);
+            }
+        }
         let known = self.roster.get(from.0).is_some_and(|known| !known.is_removed());
         if record.node == from.0 && known && !record.is_removed() {
             self.roster.note(record);
             self.tell_peers();
             self.note_node(now, record)?;
         }
-        Ok(Greeted { removed, nodes: self.roster.all().cloned().collect() })
+        Ok(Greeted { left, nodes: self.roster.all().cloned().collect() })
     }
 
     /// A peer says who else there is.
     pub(crate) fn greeted(&mut self, greeted: &Greeted) {
         greeted.nodes.iter().for_each(|record| self.roster.note(record));
-        if greeted.removed {
-            self.note_own_removal();
-        }
+        self.left.extend(greeted.left.iter().map(|range| RangeId(*range)));
         self.tell_peers();
     }
 }

@@ -129,9 +129,9 @@ pub struct SnapshotOpening {
 /// What a node says to one that has just connected to it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Greeted {
-    /// The asking node was removed from the cluster.
-    #[prost(bool, tag = "1")]
-    pub(crate) removed: bool,
+    /// The ranges that the answering node leads and that the asking one, which was removed, has left.
+    #[prost(uint64, repeated, tag = "1")]
+    pub(crate) left: Vec<u64>,
     /// All nodes that the answering one knows.
     #[prost(message, repeated, tag = "2")]
     pub(crate) nodes: Vec<NodeRecord>,
