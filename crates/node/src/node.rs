@@ -718,6 +718,8 @@ impl<E: Engine> Node<E> {
             self.govern(now)?;
             self.check_ranges(now)?;
             self.greet_somebody();
+            // Who is needed by some range changes with consensus alone.
+            self.tell_peers();
             self.next_snapshot(now)?;
             self.send_forgets(now)?;
         }

@@ -126,8 +126,8 @@ impl<E: Engine> Node<E> {
                 self.roster.note(&record);
             }
             self.roster.read_at = applied;
+            self.tell_peers();
         }
-        self.tell_peers();
         Ok(())
     }
 
