@@ -346,6 +346,8 @@ pub struct Node<E> {
     pub(crate) transfers: Transfers,
     /// It has been told that it is a member no more.
     pub(crate) was_removed: bool,
+    /// Ranges whose leaders have told this node that it was removed and that they do not need it any more.
+    pub(crate) left: BTreeSet<RangeId>,
     pub(crate) groups: BTreeMap<RangeId, Group>,
     pub(crate) sessions: Sessions,
     pub(crate) cursors: Cursors,
@@ -433,6 +435,7 @@ impl<E: Engine> Node<E> {
             disk: Disk::default(),
             transfers: Transfers::default(),
             was_removed: false,
+            left: BTreeSet::new(),
             groups,
             sessions: Sessions::default(),
             cursors: Cursors::new(seed),
