@@ -11,8 +11,6 @@ use dstore_storage::layout::{local, system};
 use dstore_storage::{Direction, Engine, LogIndex, RangeId, Reader};
 use prost::Message as _;
 
-use crate::group::Group;
-use crate::node::RANGES;
 use crate::wire::{GREET, Greeted, NodeRecord};
 use crate::{Member, Node, NodeError, Now, Output, SYSTEM_RANGE};
 
@@ -45,14 +43,15 @@ impl Roster {
         roster
     }
 
-    /// Takes in what is said of a node, unless later things are known.
+    /// Takes in what is said of a node, unless later things are known. One that was removed stays so; until nobody needs it
+    /// any more, where it is still matters.
     pub(crate) fn note(&mut self, record: &NodeRecord) {
-        let is_older = self.nodes.get(&record.node).is_some_and(|known| {
-            known.is_removed() || (!record.is_removed() && record.incarnation < known.incarnation)
-        });
-        if !is_older {
-            self.nodes.insert(record.node, record.clone());
+        let known = self.nodes.entry(record.node).or_insert_with(|| record.clone());
+        let removed_at_ms = if known.is_removed() { known.removed_at_ms } else { record.removed_at_ms };
+        if record.incarnation >= known.incarnation {
+            known.clone_from(record);
         }
+        known.removed_at_ms = removed_at_ms;
     }
 
     pub(crate) fn get(&self, node: u64) -> Option<&NodeRecord> {
@@ -137,9 +136,6 @@ impl<E: Engine> Node<E> {
     /// Tells the driver of peers that have moved, come or gone.
     pub(crate) fn tell_peers(&mut self) {
         let me = self.identity.node.0;
-        if self.has_left() {
-            self.note_own_removal();
-        }
         let needed = self.groups.values().flat_map(|group| group.raft.configuration().members());
         let needed: BTreeSet<u64> = needed.map(|node| node.0).collect();
         for (node, address) in self.roster.changes(me, &needed) {
@@ -147,25 +143,20 @@ impl<E: Engine> Node<E> {
         }
     }
 
-    /// Whether this node was removed, and no range counts on it any more. Before that it must not go: its vote may be needed
-    /// for the change that lets it go. Its own copies tell, or the leaders of the ranges have told.
-    fn has_left(&self) -> bool {
-        let me = dstore_raft::NodeId(self.identity.node.0);
-        let is_member = |group: &Group| group.raft.configuration().is_member(me);
-        let by_own_copies = self.roster.is_removed(me.0) && !self.groups.values().any(is_member);
-        by_own_copies || self.groups.keys().all(|range| self.left.contains(range))
-    }
-
-    /// Whether a removed node has left a range that this node leads, for good: the members that are applied, and so
-    /// committed, do not name it. Nobody else could say so: an old copy may be one from before it joined.
-    fn has_let_go(&self, range: RangeId, node: dstore_raft::NodeId) -> Result<bool, NodeError> {
-        let leads = |group: &&Group| group.serving().is_some() && !group.raft.configuration().is_member(node);
-        if !self.roster.is_removed(node.0) || self.groups.get(&range).filter(leads).is_none() {
-            return Ok(false);
+    /// Of the ranges that this node leads, those that a removed node has left for good: the change is committed. Nobody else
+    /// can say so: a copy that lags behind knows a time before that node belonged to the range, and its vote may be needed
+    /// for the very change that lets it go.
+    fn left_by(&self, node: u64) -> Result<Vec<u64>, NodeError> {
+        let mut left = Vec::new();
+        let led = self.groups.iter().filter(|(_, group)| self.roster.is_removed(node) && group.serving().is_some());
+        for (range, _) in led {
+            let members = self.engine.get(&local::members_key(*range))?;
+            let members = members.and_then(|stored| Configuration::decode(&stored).ok());
+            if members.is_some_and(|members| !members.is_joint() && !members.is_member(dstore_raft::NodeId(node))) {
+                left.push(range.0);
+            }
         }
-        let stored = self.engine.get(&local::members_key(range))?;
-        let members = stored.and_then(|stored| Configuration::decode(&stored).ok());
-        Ok(!members.ok_or(NodeError::Members { range })?.is_member(node))
+        Ok(left)
     }
 
     /// This node was removed, and has heard of it. It is told once.
@@ -198,13 +189,8 @@ impl<E: Engine> Node<E> {
 
     /// A peer says who it is.
     pub(crate) fn greeted_by(&mut self, now: Now, from: NodeId, record: &NodeRecord) -> Result<Greeted, NodeError> {
-        let mut left = Vec::new();
-        for range in RANGES {
-            if self.has_let_go(range, dstore_raft::NodeId(from.0))? {
-                left.push(range.0);
-            }
-        }
-        let known = self.roster.get(from.0).is_some_and(|known| !known.is_removed());
+        let left = self.left_by(from.0)?;
+        let known = self.roster.get(from.0).is_some();
         if record.node == from.0 && known && !record.is_removed() {
             self.roster.note(record);
             self.tell_peers();
@@ -217,6 +203,9 @@ impl<E: Engine> Node<E> {
     pub(crate) fn greeted(&mut self, greeted: &Greeted) {
         greeted.nodes.iter().for_each(|record| self.roster.note(record));
         self.left.extend(greeted.left.iter().map(|range| RangeId(*range)));
+        if self.groups.keys().all(|range| self.left.contains(range)) {
+            self.note_own_removal();
+        }
         self.tell_peers();
     }
 }
@@ -258,6 +247,7 @@ mod tests {
         roster.note(&NodeRecord { removed_at_ms: 9, ..record(1, 5, "a:1") });
         roster.note(&record(1, 7, "b:1"));
         assert!(roster.is_removed(1));
+        assert_eq!(roster.address(1), "b:1", "who still needs it finds it");
     }
 
     #[test]

@@ -433,7 +433,9 @@ impl Client {
                 return recorder.problem(connection.number, format_args!("{expected:?} was answered with -{text}"));
             }
         };
-        if text.starts_with(b"NOQUORUM not executed") {
+        // No quorum; a disk without room; a node that was removed.
+        let refused: [&[u8]; 3] = [b"NOQUORUM not executed", b"OOM ", b"ERR not executed"];
+        if refused.iter().any(|refusal| text.starts_with(refusal)) {
             id.into_iter().for_each(|id| recorder.refuse(now, id));
         } else if text.starts_with(b"UNCERTAIN ") {
             connection.uncertain = true;

@@ -86,7 +86,7 @@ impl World {
                 }
             }
             Fault::Move(machine) => {
-                if self.members().contains(machine) && self.all_know_all() {
+                if self.members().contains(machine) && self.operator.errand.is_none() && self.all_know_all() {
                     self.count(Kind::Move);
                     self.move_away(*machine, until);
                 }
