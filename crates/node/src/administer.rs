@@ -29,7 +29,7 @@ impl<E: Engine> Node<E> {
         !self.led().is_empty()
     }
 
-    fn led(&self) -> Vec<RangeId> {
+    pub(crate) fn led(&self) -> Vec<RangeId> {
         let me = self.identity.node.0;
         let leads = |range: &&RangeId| {
             self.groups.get(range).and_then(|group| group.leader()).is_some_and(|(leader, _)| leader.0 == me)

@@ -37,11 +37,13 @@ mod administer;
 mod batch;
 mod cached;
 mod check;
+mod disk;
 mod entry;
 mod gateway;
 mod group;
 mod membership;
 mod node;
+pub mod offline;
 mod overlay;
 #[cfg(feature = "planted")]
 mod planted;
@@ -59,6 +61,7 @@ mod wire;
 mod writes;
 
 pub use check::CheckStatus;
+pub use disk::{DiskStatus, Space};
 pub use entry::{Entry, EntryError};
 pub use gateway::{ClientAddress, Facts, Host, LogUse, SessionId, Stats, Usage};
 pub use node::{Member, Node, NodeError, NodeLimits, NodeParts, Now, Output, SYSTEM_RANGE, USER_RANGE};

@@ -14,6 +14,7 @@ use dstore_storage::{Engine, EngineError, Log, LogError, LogIndex, LogOp, Positi
 use prost::Message as _;
 
 use crate::cached::Cached;
+use crate::disk::Disk;
 use crate::entry::EntryError;
 use crate::gateway::{
     ClientAddress, DEADLINE_INTERVAL, Facts, Gateway, Host, RETRY_INTERVAL, SessionId, Sessions, Stats,
@@ -65,6 +66,8 @@ pub struct NodeLimits {
     pub lease_reads: bool,
     /// Answer reads on followers, once the leader has told how far they must have applied.
     pub follower_reads: bool,
+    /// A write to the log that takes longer than this means that the disk stands still: others should lead.
+    pub disk_stall: Duration,
     /// Up to so many nodes vote; those beyond keep copies and stand by.
     pub voters_max: usize,
     /// How often replicas are compared.
@@ -85,6 +88,7 @@ impl Default for NodeLimits {
             lease: Duration::from_millis(350),
             lease_reads: true,
             follower_reads: false,
+            disk_stall: Duration::from_millis(300),
             voters_max: 3,
             check_interval: Duration::from_secs(86_400),
         }
@@ -97,7 +101,7 @@ pub enum NodeError {
     /// The engine failed, or gave back something damaged.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The log took no write at the start.
+    /// The log took no write at the start, or did not give back what was written.
     #[error(transparent)]
     Log(LogError),
     /// A record in the engine is not what it should be.
@@ -336,9 +340,13 @@ pub struct Node<E> {
     first_founder: Option<NodeId>,
     pub(crate) peer_address: String,
     pub(crate) roster: Roster,
+    /// How full and how fast disks are.
+    pub(crate) disk: Disk,
     /// Snapshots that leave this node.
     pub(crate) transfers: Transfers,
-    /// It has been told that it is a member no more.
+    /// The ranges that this node, removed, has left, as their leaders say.
+    pub(crate) left: BTreeSet<RangeId>,
+    /// The driver was told that this node is a member no more.
     pub(crate) was_removed: bool,
     pub(crate) groups: BTreeMap<RangeId, Group>,
     pub(crate) sessions: Sessions,
@@ -424,7 +432,9 @@ impl<E: Engine> Node<E> {
             first_founder,
             peer_address,
             roster,
+            disk: Disk::default(),
             transfers: Transfers::default(),
+            left: BTreeSet::new(),
             was_removed: false,
             groups,
             sessions: Sessions::default(),
@@ -499,6 +509,11 @@ impl<E: Engine> Node<E> {
                     self.note_node(now, &record)?;
                 }
             }
+            number if number == wire::REPORT.number => {
+                if let Ok(report) = wire::Report::decode(body) {
+                    self.note_report(now, from, &report);
+                }
+            }
             number if number == wire::SUM.number => {
                 if let Ok(sum) = wire::Sum::decode(body) {
                     self.sum_came(from.0, &sum);
@@ -519,6 +534,9 @@ impl<E: Engine> Node<E> {
         let Ok(body) = RaftBody::decode(body) else { return };
         let range = RangeId(body.range);
         let Some(message) = body.message(dstore_raft::NodeId(from.0), me) else { return };
+        if !self.takes_in(&message) {
+            return;
+        }
         if let Some(group) = self.groups.get_mut(&range)
             && let Err(error) = group.step(now.mono, message)
         {
@@ -648,6 +666,7 @@ impl<E: Engine> Node<E> {
     }
 
     fn handle_event(&mut self, now: Now, range: RangeId, event: Event) -> Result<(), NodeError> {
+        self.disk_event(now, &event);
         match event {
             Event::Lost => {
                 self.leadership_lost(range);
@@ -680,6 +699,7 @@ impl<E: Engine> Node<E> {
                 group.tick(now.mono);
             }
         }
+        self.check_disk(now)?;
         if self.is_behind() {
             self.catch_up()?;
         }
@@ -701,6 +721,8 @@ impl<E: Engine> Node<E> {
             self.govern(now)?;
             self.check_ranges(now)?;
             self.greet_somebody();
+            // Who is needed by some range changes with consensus alone.
+            self.tell_peers();
             self.next_snapshot(now)?;
             self.send_forgets(now)?;
         }
@@ -790,7 +812,7 @@ impl<E: Engine> Node<E> {
     /// Whether so many writes are on their way that no request should be taken until some have arrived.
     pub fn is_congested(&self) -> bool {
         let logged: usize = self.groups.values().map(|group| group.replica.inflight_bytes()).sum();
-        logged.max(self.waiting_bytes) > self.limits.inflight_bytes_max
+        logged.max(self.waiting_bytes).max(self.unwritten_bytes()) > self.limits.inflight_bytes_max
     }
 
     /// Whether committed entries wait for a busy engine.

@@ -1,12 +1,12 @@
 //! [`NodeStatus`]: a node as its operators see it.
 
 use dstore_raft::Role;
-use dstore_storage::{Engine, RangeId};
+use dstore_storage::{Engine, LogIndex, RangeId};
 
 use crate::check::CheckStatus;
 use crate::gateway::{DATABASES, LogUse, Stats, Usage};
 use crate::wire::NodeRecord;
-use crate::{Node, NodeError, SYSTEM_RANGE, USER_RANGE};
+use crate::{DiskStatus, Node, NodeError, SYSTEM_RANGE, USER_RANGE};
 
 /// A node at one moment.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct NodeStatus {
     pub stats: Stats,
     /// What the process uses.
     pub usage: Usage,
+    /// How its disk is.
+    pub disk: DiskStatus,
     /// What the log uses.
     pub log: LogUse,
 }
@@ -130,6 +132,7 @@ impl<E: Engine> Node<E> {
             keys,
             stats: self.stats,
             usage: self.host.usage(),
+            disk: self.disk_status(),
             log: self.host.log(),
         })
     }
@@ -150,6 +153,12 @@ impl<E: Engine> Node<E> {
             part,
             is_receiving_snapshot: self.sends_snapshot_to(USER_RANGE, record.node),
         }
+    }
+
+    /// The entry up to which a range's data is applied, and the last one of its log.
+    pub fn reach(&self, range: RangeId) -> Option<(LogIndex, LogIndex)> {
+        let group = self.groups.get(&range)?;
+        Some((group.replica.applied().position.index, LogIndex(group.status().last.index.0)))
     }
 
     fn range_status(&self, range: RangeId) -> Option<RangeStatus> {

@@ -144,7 +144,9 @@ impl<E: Engine> Node<E> {
     }
 
     fn produce_snapshot(&mut self, range: RangeId, to: NodeId) -> Result<(), NodeError> {
-        let Some(group) = self.groups.get_mut(&range).filter(|group| group.serving().is_some()) else { return Ok(()) };
+        // What is applied is committed, so a leader that does not serve yet may send it too; and one that leads no more is
+        // not taken up on it.
+        let Some(group) = self.groups.get_mut(&range) else { return Ok(()) };
         self.transfers.last_id += 1;
         let id = self.transfers.last_id;
         let export = Export::begin(&self.engine, id, spans_of(range));
@@ -218,6 +220,9 @@ impl<E: Engine> Node<E> {
         };
         if !matches!(group.installation, Installation::None) {
             return Err(refuse(Code::Overloaded, format!("range {range} is being replaced by a snapshot already")));
+        }
+        if !self.takes_snapshots() {
+            return Err(refuse(Code::Overloaded, "the disk of this node is nearly full".to_owned()));
         }
         let install = Install::begin(&self.engine, opening.id, spans_of(range));
         install.map(|install| (range, install)).map_err(|error| refuse(Code::Overloaded, error.to_string()))

@@ -18,6 +18,8 @@ pub(crate) struct Writes {
     range: RangeId,
     last_ticket: u64,
     waiting: VecDeque<Write>,
+    /// Payload of those.
+    bytes: usize,
     /// Set while they are held back.
     held: Option<Vec<(u64, Vec<LogOp>)>>,
 }
@@ -27,7 +29,8 @@ pub(crate) struct Writes {
 pub(crate) struct Write {
     ticket: u64,
     /// When it was asked for.
-    pub(crate) since: Time,
+    since: Time,
+    bytes: usize,
     /// Its number in the group; `None` where nothing waits for it.
     pub(crate) number: Option<u64>,
     pub(crate) messages: Vec<Message>,
@@ -35,7 +38,7 @@ pub(crate) struct Write {
 
 impl Writes {
     pub(crate) fn new(range: RangeId) -> Writes {
-        Writes { range, last_ticket: 0, waiting: VecDeque::new(), held: None }
+        Writes { range, last_ticket: 0, waiting: VecDeque::new(), bytes: 0, held: None }
     }
 
     /// Asks for a write.
@@ -48,7 +51,9 @@ impl Writes {
     ) {
         self.last_ticket += 1;
         let ticket = self.last_ticket;
-        self.waiting.push_back(Write { ticket, since: now, number, messages });
+        let bytes = ops.iter().map(payload_bytes).sum();
+        self.bytes += bytes;
+        self.waiting.push_back(Write { ticket, since: now, bytes, number, messages });
         match &mut self.held {
             Some(held) => held.push((ticket, ops)),
             None => outputs.push_back(Output::Write { range: self.range, ticket, ops }),
@@ -69,11 +74,25 @@ impl Writes {
 
     /// The next write that is durable now that everything up to `ticket` is.
     pub(crate) fn pop(&mut self, ticket: u64) -> Option<Write> {
-        self.waiting.pop_front_if(|write| write.ticket <= ticket)
+        let write = self.waiting.pop_front_if(|write| write.ticket <= ticket)?;
+        self.bytes -= write.bytes;
+        Some(write)
     }
 
-    /// Since when the oldest write is under way.
+    /// Since when the disk owes the oldest write; while writes are held back it owes none.
     pub(crate) fn oldest(&self) -> Option<Time> {
-        self.waiting.front().map(|write| write.since)
+        self.waiting.front().filter(|_| self.held.is_none()).map(|write| write.since)
+    }
+
+    /// Payload that was handed over and is not durable.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+fn payload_bytes(op: &LogOp) -> usize {
+    match op {
+        LogOp::Append { entries, .. } => entries.iter().map(|entry| entry.payload.len()).sum(),
+        _ => 0,
     }
 }

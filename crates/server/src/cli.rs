@@ -11,7 +11,8 @@ use dstore_rpc::NodeId;
 use crate::cluster::administer;
 use crate::cluster::status::{ClusterStatus, Verdict};
 use crate::config::{ByteSize, Settings};
-use crate::console::say;
+use crate::console::{Lines, say};
+use crate::debug::DebugCommand;
 use crate::{demo, run};
 
 /// A strongly consistent key-value store that any Redis client can talk to.
@@ -53,6 +54,12 @@ enum Command {
     Cluster {
         #[command(subcommand)]
         command: ClusterCommand,
+    },
+
+    /// Look at the data directory of a node that is down, or let it go on after the loss of a majority
+    Debug {
+        #[command(subcommand)]
+        command: DebugCommand,
     },
 }
 
@@ -158,6 +165,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Demo(demo) => demo.run().map(|()| ExitCode::SUCCESS),
         Command::Cluster { command: ClusterCommand::Status(status) } => status.run(),
         Command::Cluster { command: ClusterCommand::TransferLeader(transfer) } => transfer.run(),
+        Command::Debug { command } => command.run(),
     }
 }
 
@@ -180,7 +188,7 @@ impl Start {
         let config = self.settings.or(file.unwrap_or_default()).resolve()?;
         tracing_subscriber::fmt()
             .with_max_level(tracing::Level::from(config.log_level))
-            .with_writer(std::io::stderr)
+            .with_writer(|| Lines)
             .with_target(false)
             .with_ansi(std::io::stderr().is_terminal())
             .init();

@@ -25,7 +25,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use dstore_net::{Application, ConnectionId, LoopError, Mailbox, Net, TimerId};
-use dstore_node::{Node, NodeError, Output, SessionId};
+use dstore_node::{Node, NodeError, Output, SessionId, Space};
 use dstore_resp::encode;
 use dstore_rpc::driver::{self, Rpc, RpcTimer};
 use dstore_rpc::service::Answer;
@@ -35,12 +35,14 @@ use dstore_storage::{EngineError, Log, LogError, LogIndex, LogOp, RangeId};
 
 use self::clients::Sink;
 pub use self::peers::PeerAdmission;
-pub use self::snapshots::Carriage;
-use self::snapshots::{News, Snapshots};
+use self::snapshots::News;
+pub use self::snapshots::{Carriage, Snapshots};
 use self::stopping::Stopping;
 use crate::clock::now;
 use crate::founding::Founders;
+use crate::restart::Replay;
 use crate::store::{self, SharedEngine};
+use crate::{EXIT_FATAL, EXIT_REFUSED, EXIT_REMOVED};
 
 /// What other threads tell the loop.
 pub enum Mail {
@@ -48,6 +50,8 @@ pub enum Mail {
     Durable(RangeId, u64, Result<(), LogError>),
     /// The node was asked to stop.
     Stop,
+    /// How much room there is on the disk, and the same in bytes.
+    Space(Space, u64),
     /// The engine was flushed, and holds each range at least up to here; or it could not be.
     Flushed(Result<Vec<(RangeId, LogIndex)>, String>),
     /// The data of a range was summed up; or it could not be read.
@@ -103,6 +107,18 @@ pub enum Fatal {
     },
 }
 
+impl Fatal {
+    /// What the process ends with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Fatal::Removed { .. } => EXIT_REMOVED,
+            // It never was in a state to serve, as after any other refusal to start.
+            Fatal::Foreign { .. } => EXIT_REFUSED,
+            _ => EXIT_FATAL,
+        }
+    }
+}
+
 /// Rounds of work that lead to more work within one turn of the loop. What is then left comes in the next, at once.
 const ROUNDS_MAX: usize = 16;
 
@@ -123,6 +139,8 @@ pub struct Front {
     unflushed_bytes: usize,
     unflushed_bytes_max: usize,
     flushing: bool,
+    /// Until the log that was there at the start is applied.
+    replay: Option<Replay>,
     /// The connection of each session, by the session's slot.
     connections: Vec<Option<ConnectionId>>,
     /// Unsent replies beyond which a session's work rests.
@@ -167,6 +185,8 @@ pub struct Parts {
     pub output_high_bytes: usize,
     /// Wakes the flusher.
     pub flusher: SyncSender<()>,
+    /// What the log had at the start that the data had not.
+    pub replay: Replay,
     /// Log bytes after which it is woken.
     pub unflushed_bytes_max: usize,
 }
@@ -186,9 +206,11 @@ impl Front {
             decoder_limits: parts.decoder_limits,
             mailbox: None,
             flusher: parts.flusher,
-            unflushed_bytes: 0,
+            // What a restart finds in the log counts too; else a node that is killed again and again finds more each time.
+            unflushed_bytes: usize::try_from(parts.replay.bytes()).unwrap_or(usize::MAX),
             unflushed_bytes_max: parts.unflushed_bytes_max,
             flushing: false,
+            replay: Some(parts.replay),
             connections: Vec::new(),
             output_high_bytes: parts.output_high_bytes,
             stalled: Vec::new(),
@@ -209,11 +231,10 @@ impl Front {
         self.node.set_client_address(address);
     }
 
-    /// Why serving ended, if nobody asked for it. Waits for the threads that still use the engine.
-    pub fn into_fatal(self) -> Option<Fatal> {
-        self.snapshots.join();
+    /// Why serving ended, if nobody asked for it, and what still uses the engine.
+    pub fn into_end(self) -> (Option<Fatal>, Snapshots) {
         let removed = self.was_removed.then_some(Fatal::Removed { cluster: self.identity.cluster });
-        self.fatal.or(removed)
+        (self.fatal.or(removed), self.snapshots)
     }
 
     /// The way into the loop for threads.
@@ -351,6 +372,18 @@ impl Front {
         }
     }
 
+    /// Says how far the log is applied that was there at the start.
+    fn watch_replay(&mut self, net: &Net<Front>) {
+        let Some(replay) = &mut self.replay else { return };
+        let (line, is_done) = replay.look(net.now(), |range| self.node.reach(range));
+        if let Some(line) = line {
+            tracing::info!("{line}");
+        }
+        if is_done {
+            self.replay = None;
+        }
+    }
+
     fn arm_timer(&mut self, net: &mut Net<Front>) {
         let deadline = net.now() + self.node.poll_timeout(now());
         let moved = self.timer.is_some_and(|timer| net.update_timer(timer, deadline));
@@ -392,6 +425,10 @@ impl Application for Front {
             }
             Mail::Snapshot(news) => self.on_snapshot_news(net, news),
             Mail::Summed(range, result) => self.drive(net, |node| node.handle_checksum(now(), range, result)),
+            Mail::Space(level, free_bytes) => self.drive(net, |node| {
+                node.set_space(now(), level, free_bytes);
+                Ok(())
+            }),
             Mail::Flushed(Err(error)) => self.fail(net, Fatal::Flush(error)),
         }
     }
@@ -422,6 +459,7 @@ impl Application for Front {
         }
         self.relieve(net);
         self.maybe_flush();
+        self.watch_replay(net);
         self.arm_timer(net);
         self.go_on_stopping(net);
     }

@@ -13,6 +13,7 @@ mod cluster;
 mod config;
 mod console;
 mod data_dir;
+mod debug;
 mod demo;
 mod founding;
 mod front;
@@ -20,7 +21,9 @@ mod host;
 mod identity;
 mod outsider;
 mod random;
+mod restart;
 mod run;
+mod space;
 mod store;
 
 use std::process::ExitCode;
@@ -38,19 +41,36 @@ const EXIT_REMOVED: u8 = 4;
 
 fn main() -> ExitCode {
     match cli::main() {
-        Ok(code) => code,
+        Ok(code) => {
+            console::flush_lines();
+            code
+        }
         Err(error) => {
-            let code = match error.downcast_ref::<front::Fatal>() {
-                Some(front::Fatal::Removed { .. }) => EXIT_REMOVED,
-                // It never was in a state to serve.
-                Some(front::Fatal::Foreign { .. }) | None => EXIT_REFUSED,
-                Some(_) => EXIT_FATAL,
-            };
+            let code = error.chain().find_map(exit_code).unwrap_or(EXIT_REFUSED);
+            console::flush_lines();
             // One line, whatever it is made of.
             complain(&format!("{error:#}").replace('\n', " "));
             ExitCode::from(code)
         }
     }
+}
+
+/// What the process ends with for this reason, if not with the code of any other refusal to start.
+fn exit_code(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    use dstore_storage::{EngineError, LogError};
+    if let Some(fatal) = cause.downcast_ref::<front::Fatal>() {
+        return Some(fatal.exit_code());
+    }
+    let log = matches!(
+        cause.downcast_ref(),
+        Some(LogError::Full { .. } | LogError::Io { .. } | LogError::Damaged { .. } | LogError::Failed(_))
+    );
+    let engine = matches!(
+        cause.downcast_ref(),
+        Some(EngineError::Full(_) | EngineError::Io(_) | EngineError::Corrupt(_) | EngineError::Failed(_))
+    );
+    // A core that does not start has found data that it cannot trust.
+    (log || engine || cause.is::<dstore_node::NodeError>()).then_some(EXIT_FATAL)
 }
 
 #[allow(clippy::print_stderr)]

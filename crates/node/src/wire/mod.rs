@@ -7,6 +7,7 @@
 //! | 2 | message | [`RETAIN`]: the leader says from where on the log is still needed by somebody |
 //! | 3 | message | [`ANNOUNCE`]: a node says where it is, to the leader of the system range |
 //! | 4 | message | [`FORGET`]: a gateway says which of its connections are closed |
+//! | 5 | message | [`REPORT`]: a node says how its disk is, to the leaders of its ranges |
 //! | 6 | message | [`SUM`]: a replica tells the leader the sum of its data, at the entry of a check |
 //! | 16 | call | [`EXECUTE`]: a gateway has a batch of commands executed by the leader of a range |
 //! | 17 | call | [`ADMINISTER`]: an operator wants something done, or a node wants to join |
@@ -31,6 +32,8 @@ pub(crate) const RETAIN: MessageMethod<Retain> = MessageMethod::new(2, "retain")
 pub(crate) const ANNOUNCE: MessageMethod<NodeRecord> = MessageMethod::new(3, "announce");
 /// Which connections of a gateway are closed.
 pub(crate) const FORGET: MessageMethod<Forget> = MessageMethod::new(4, "forget");
+/// How a node's disk is.
+pub(crate) const REPORT: MessageMethod<Report> = MessageMethod::new(5, "report");
 /// What a replica has, at the entry of a check.
 pub(crate) const SUM: MessageMethod<Sum> = MessageMethod::new(6, "sum");
 /// Executes a batch of commands.
@@ -126,12 +129,13 @@ pub struct SnapshotOpening {
 /// What a node says to one that has just connected to it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Greeted {
-    /// The asking node was removed from the cluster.
-    #[prost(bool, tag = "1")]
-    pub(crate) removed: bool,
     /// All nodes that the answering one knows.
     #[prost(message, repeated, tag = "2")]
     pub(crate) nodes: Vec<NodeRecord>,
+    /// The asking node was removed from the cluster, and of the ranges that the answering one leads these do not need it any
+    /// more.
+    #[prost(uint64, repeated, tag = "3")]
+    pub(crate) left: Vec<u64>,
 }
 
 /// That a node hands over its leadership of every range.
@@ -193,6 +197,17 @@ pub(crate) struct Retain {
     pub(crate) term: u64,
     #[prost(uint64, tag = "3")]
     pub(crate) index: u64,
+}
+
+/// How a node's disk is.
+#[derive(Clone, PartialEq, prost::Message)]
+pub(crate) struct Report {
+    /// 0 there is room, 1 so little that the data should not grow, 2 and above so little that only removals fit.
+    #[prost(uint32, tag = "1")]
+    pub(crate) space: u32,
+    /// Writes to the log stand still.
+    #[prost(bool, tag = "2")]
+    pub(crate) stalled: bool,
 }
 
 /// What the cluster knows of a node. Also the value of its record in the system range.

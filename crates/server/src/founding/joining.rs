@@ -148,7 +148,8 @@ impl Way {
         if !answer.error.is_empty() {
             bail!("cluster {cluster} does not take this node in: {}", answer.error);
         }
-        let member = |member: dstore_node::MemberAddress| Founder { node: NodeId(member.node), address: member.peer_address };
+        let member =
+            |member: dstore_node::MemberAddress| Founder { node: NodeId(member.node), address: member.peer_address };
         Ok(Step::Taken(cluster, answer.members.into_iter().map(member).collect()))
     }
 
@@ -217,7 +218,8 @@ mod tests {
     #[test]
     fn the_leader_is_asked_where_a_member_says_it_is_until_it_has_done_it() {
         let mut way = way();
-        let elsewhere = Administered { error: "another".to_owned(), peer_address: "l:1".to_owned(), ..Administered::default() };
+        let elsewhere =
+            Administered { error: "another".to_owned(), peer_address: "l:1".to_owned(), ..Administered::default() };
         assert_eq!(way.judge(&peer("a:1"), Ok((CLUSTER, elsewhere))).unwrap(), Step::Ask);
         assert_eq!(way.next(), peer("l:1"));
         let pending = Administered { pending: true, done: "node x joins".to_owned(), ..Administered::default() };
@@ -239,9 +241,13 @@ mod tests {
     fn members_that_point_at_each_other_are_not_asked_without_rest() {
         let mut way = way();
         let to = |address: &str| {
-            Ok((CLUSTER, Administered { error: "x".to_owned(), peer_address: address.to_owned(), ..Administered::default() }))
+            Ok((
+                CLUSTER,
+                Administered { error: "x".to_owned(), peer_address: address.to_owned(), ..Administered::default() },
+            ))
         };
-        let steps: Vec<Step> = (0..=HOPS_MAX).map(|hop| way.judge(&peer("a:1"), to(["b:1", "a:1"][hop % 2])).unwrap()).collect();
+        let steps: Vec<Step> =
+            (0..=HOPS_MAX).map(|hop| way.judge(&peer("a:1"), to(["b:1", "a:1"][hop % 2])).unwrap()).collect();
         assert_eq!(steps.iter().filter(|step| **step == Step::Ask).count(), HOPS_MAX);
         assert!(matches!(steps[HOPS_MAX], Step::Wait(_)));
     }
@@ -251,7 +257,9 @@ mod tests {
         let refused = Administered { error: "it was removed".to_owned(), ..Administered::default() };
         let error = way().judge(&peer("a:1"), Ok((CLUSTER, refused))).unwrap_err().to_string();
         assert!(error.ends_with("does not take this node in: it was removed"), "{error}");
-        for silence in [Silence::OtherSecret, Silence::NoNode, Silence::Ourselves, Silence::OtherVersion("2".to_owned())] {
+        for silence in
+            [Silence::OtherSecret, Silence::NoNode, Silence::Ourselves, Silence::OtherVersion("2".to_owned())]
+        {
             let error = way().judge(&peer("a:1"), Err(silence.clone())).unwrap_err().to_string();
             assert_eq!(error, format!("a:1 {silence}"));
         }

@@ -349,7 +349,10 @@ mod tests {
         let text = format!("peer_listen = \"127.0.0.1:7101\"\ncluster_secret_file = {:?}", file.display().to_string());
         let (held, open) = found(DataDir::open(&path).unwrap(), &config(&text)).unwrap();
         drop(held);
-        assert_eq!((&*open.peer_address, open.peer_listen), ("127.0.0.1:7101", Some("127.0.0.1:7101".parse().unwrap())));
+        assert_eq!(
+            (&*open.peer_address, open.peer_listen),
+            ("127.0.0.1:7101", Some("127.0.0.1:7101".parse().unwrap()))
+        );
         assert_eq!(open.founders, alone("127.0.0.1:7101"));
         let error = found(DataDir::open(&path).unwrap(), &config("")).unwrap_err().to_string();
         assert!(error.contains("--cluster-secret-file"), "{error}");
@@ -408,7 +411,10 @@ mod tests {
             let dir = if text == &elsewhere { member_of_two(&dir) } else { DataDir::open(&dir).unwrap() };
             let (_held, now) = found(dir, &config(text)).unwrap();
             assert_eq!(now.founders, [at(1, "127.0.0.1:7101", false), at(2, "127.0.0.1:7302", true)]);
-            assert_eq!((&*now.peer_address, now.peer_listen), ("127.0.0.1:7302", Some("127.0.0.1:7302".parse().unwrap())));
+            assert_eq!(
+                (&*now.peer_address, now.peer_listen),
+                ("127.0.0.1:7302", Some("127.0.0.1:7302".parse().unwrap()))
+            );
         }
 
         refused(&format!("{moved}\npeer_listen = \"127.0.0.1:7201\""), "number 2 of the cluster's founders");

@@ -78,7 +78,7 @@ pub struct Carriage {
 }
 
 /// The snapshots of one node.
-pub(super) struct Snapshots {
+pub struct Snapshots {
     carriage: Carriage,
     outgoing: Option<Outgoing>,
     incoming: BTreeMap<StreamId, Incoming>,
@@ -91,7 +91,7 @@ impl Snapshots {
     }
 
     /// Waits for the threads, which end soon because nothing is left that they could work for.
-    pub(super) fn join(self) {
+    pub fn join(self) {
         let Snapshots { outgoing, incoming, threads, .. } = self;
         drop((outgoing, incoming));
         for thread in threads {
@@ -112,12 +112,20 @@ impl Front {
     // Sending.
 
     /// The core wants a snapshot carried to a peer.
-    pub(super) fn send_snapshot(&mut self, net: &mut Net<Front>, to: NodeId, transfer: u64, body: Bytes, export: Export) {
+    pub(super) fn send_snapshot(
+        &mut self,
+        net: &mut Net<Front>,
+        to: NodeId,
+        transfer: u64,
+        body: Bytes,
+        export: Export,
+    ) {
         let stream = self.rpc.open_stream_raw(net.now(), to, SNAPSHOT.number, body, TraceId(0));
         let Some(stream) = stream else {
             return self.note_sent(net, transfer, Err("it is no peer of this node any more".to_owned()));
         };
-        let (outgoing, work) = Outgoing::new((to, stream, transfer), export, self.snapshots.carriage, self.mailbox(net));
+        let (outgoing, work) =
+            Outgoing::new((to, stream, transfer), export, self.snapshots.carriage, self.mailbox(net));
         self.snapshots.outgoing = Some(outgoing);
         if let Err(error) = self.snapshots.spawn("snapshot-reader", work) {
             self.end_outgoing(net, &format!("no thread to read it: {error}"));
