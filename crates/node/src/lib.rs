@@ -43,6 +43,7 @@ mod gateway;
 mod group;
 mod membership;
 mod node;
+pub mod offline;
 mod overlay;
 #[cfg(feature = "planted")]
 mod planted;

@@ -1,7 +1,7 @@
 //! [`NodeStatus`]: a node as its operators see it.
 
 use dstore_raft::Role;
-use dstore_storage::{Engine, RangeId};
+use dstore_storage::{Engine, LogIndex, RangeId};
 
 use crate::check::CheckStatus;
 use crate::gateway::{DATABASES, LogUse, Stats, Usage};
@@ -153,6 +153,12 @@ impl<E: Engine> Node<E> {
             part,
             is_receiving_snapshot: self.sends_snapshot_to(USER_RANGE, record.node),
         }
+    }
+
+    /// The entry up to which a range's data is applied, and the last one of its log.
+    pub fn reach(&self, range: RangeId) -> Option<(LogIndex, LogIndex)> {
+        let group = self.groups.get(&range)?;
+        Some((group.replica.applied().position.index, LogIndex(group.status().last.index.0)))
     }
 
     fn range_status(&self, range: RangeId) -> Option<RangeStatus> {

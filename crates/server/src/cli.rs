@@ -12,6 +12,7 @@ use crate::cluster::administer;
 use crate::cluster::status::{ClusterStatus, Verdict};
 use crate::config::{ByteSize, Settings};
 use crate::console::{Lines, say};
+use crate::debug::DebugCommand;
 use crate::{demo, run};
 
 /// A strongly consistent key-value store that any Redis client can talk to.
@@ -53,6 +54,12 @@ enum Command {
     Cluster {
         #[command(subcommand)]
         command: ClusterCommand,
+    },
+
+    /// Look at the data directory of a node that is down, or let it go on after the loss of a majority
+    Debug {
+        #[command(subcommand)]
+        command: DebugCommand,
     },
 }
 
@@ -158,6 +165,7 @@ pub fn main() -> anyhow::Result<ExitCode> {
         Command::Demo(demo) => demo.run().map(|()| ExitCode::SUCCESS),
         Command::Cluster { command: ClusterCommand::Status(status) } => status.run(),
         Command::Cluster { command: ClusterCommand::TransferLeader(transfer) } => transfer.run(),
+        Command::Debug { command } => command.run(),
     }
 }
 

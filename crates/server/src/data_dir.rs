@@ -140,11 +140,7 @@ impl DataDir {
         let lock_path = path.join(LOCK);
         let io = |error| DataDirError::Io { path: lock_path.clone(), error };
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&lock_path).map_err(io)?;
-        match file.try_lock() {
-            Ok(()) => Ok(file),
-            Err(TryLockError::WouldBlock) => Err(DataDirError::Locked { path: path.to_path_buf() }),
-            Err(TryLockError::Error(error)) => Err(io(error)),
-        }
+        try_lock(path, file)
     }
 
     /// The directory.
@@ -170,6 +166,76 @@ impl DataDir {
     /// Where the engine's files are.
     pub fn engine_dir(&self) -> PathBuf {
         self.path.join("data")
+    }
+}
+
+/// A data directory that no process uses, to look at. Nothing in it is changed, and none starts to use it meanwhile.
+#[derive(Debug)]
+pub struct Look {
+    path: PathBuf,
+    /// None where the directory was never locked.
+    _lock: Option<File>,
+}
+
+impl DataDir {
+    /// Looks at the directory at `path`.
+    ///
+    /// # Errors
+    ///
+    /// It is not there, or a process uses it.
+    pub fn look(path: &Path) -> Result<Look, DataDirError> {
+        let io = |path: PathBuf| move |error| DataDirError::Io { path, error };
+        fs::read_dir(path).map_err(io(path.to_path_buf()))?;
+        let lock_path = path.join(LOCK);
+        let lock = match File::open(&lock_path) {
+            Ok(file) => Some(try_lock(path, file)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(io(lock_path)(error)),
+        };
+        Ok(Look { path: path.to_path_buf(), _lock: lock })
+    }
+}
+
+impl Look {
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whose it is, if anybody's.
+    ///
+    /// # Errors
+    ///
+    /// It is damaged, or of another format.
+    pub fn identity(&self) -> Result<Option<Identity>, DataDirError> {
+        read_identity(&self.path)
+    }
+
+    /// How often it was used.
+    ///
+    /// # Errors
+    ///
+    /// It is damaged.
+    pub fn incarnation(&self) -> Result<Incarnation, DataDirError> {
+        read_incarnation(&self.path, true)
+    }
+
+    /// Where the log's segments are.
+    pub fn log_dir(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    /// Where the engine's files are.
+    pub fn engine_dir(&self) -> PathBuf {
+        self.path.join("data")
+    }
+}
+
+fn try_lock(path: &Path, file: File) -> Result<File, DataDirError> {
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(DataDirError::Locked { path: path.to_path_buf() }),
+        Err(TryLockError::Error(error)) => Err(DataDirError::Io { path: path.join(LOCK), error }),
     }
 }
 

@@ -34,6 +34,7 @@ use dstore_storage::{EngineError, Log, LogError, LogIndex, LogOp, RangeId};
 use crate::clock::now;
 use crate::config::PeerAddress;
 use crate::founding::Founders;
+use crate::restart::Replay;
 use crate::store::{self, SharedEngine};
 
 /// What other threads tell the loop.
@@ -132,6 +133,8 @@ pub struct Front {
     unflushed_bytes: usize,
     unflushed_bytes_max: usize,
     flushing: bool,
+    /// Until the log that was there at the start is applied.
+    replay: Option<Replay>,
     /// The connection of each session, by the session's slot.
     connections: Vec<Option<ConnectionId>>,
     /// Unsent replies beyond which a session's work rests.
@@ -170,6 +173,8 @@ pub struct Parts {
     pub output_high_bytes: usize,
     /// Wakes the flusher.
     pub flusher: SyncSender<()>,
+    /// What the log had at the start that the data had not.
+    pub replay: Replay,
     /// Log bytes after which it is woken.
     pub unflushed_bytes_max: usize,
 }
@@ -187,9 +192,11 @@ impl Front {
             decoder_limits: parts.decoder_limits,
             mailbox: None,
             flusher: parts.flusher,
-            unflushed_bytes: 0,
+            // What a restart finds in the log counts too; else a node that is killed again and again finds more each time.
+            unflushed_bytes: usize::try_from(parts.replay.bytes()).unwrap_or(usize::MAX),
             unflushed_bytes_max: parts.unflushed_bytes_max,
             flushing: false,
+            replay: Some(parts.replay),
             connections: Vec::new(),
             output_high_bytes: parts.output_high_bytes,
             stalled: Vec::new(),
@@ -392,6 +399,18 @@ impl Front {
         }
     }
 
+    /// Says how far the log is applied that was there at the start.
+    fn watch_replay(&mut self, net: &Net<Front>) {
+        let Some(replay) = &mut self.replay else { return };
+        let (line, is_done) = replay.look(net.now(), |range| self.node.reach(range));
+        if let Some(line) = line {
+            tracing::info!("{line}");
+        }
+        if is_done {
+            self.replay = None;
+        }
+    }
+
     fn arm_timer(&mut self, net: &mut Net<Front>) {
         let deadline = net.now() + self.node.poll_timeout(now());
         let moved = self.timer.is_some_and(|timer| net.update_timer(timer, deadline));
@@ -466,6 +485,7 @@ impl Application for Front {
         }
         self.relieve(net);
         self.maybe_flush();
+        self.watch_replay(net);
         self.arm_timer(net);
         self.go_on_stopping(net);
     }

@@ -26,6 +26,7 @@ use crate::front::{Fatal, Front, Mail, Parts};
 use crate::host::Process;
 use crate::identity::node_text;
 use crate::random;
+use crate::restart::{Phases, Replay};
 use crate::space::{self, Watch, Watcher};
 use crate::store::{self, Flusher, SharedEngine};
 use crate::{EXIT_FATAL, EXIT_REFUSED, complain};
@@ -56,9 +57,16 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let dir = DataDir::open(&config.data_dir)?;
     check_port(config.listen)?;
     let (dir, founded) = founding::found(dir, &config.cluster)?;
+    let mut phases = Phases::begin();
     let engine: SharedEngine = Arc::new(open_engine(config, &dir)?);
-    let log: Arc<dyn Log> = Arc::new(open_log(config, &dir)?);
+    phases.end("data");
+    let log = Arc::new(open_log(config, &dir)?);
+    phases.end("log");
+    let replay = Replay::find(&*engine, &log, Instant::now())?;
+    let log: Arc<dyn Log> = log;
     let node = open_node(config, &dir, &founded, engine.clone(), log.clone())?;
+    phases.end("state");
+    tracing::info!("opened in {}; {}", phases.text(), replay.text());
     let rpc = open_rpc(config, &founded, &*log)?;
 
     let (wake_flusher, flusher_woken) = sync_channel(1);
@@ -74,6 +82,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         },
         output_high_bytes: config.output_bytes_high_water,
         flusher: wake_flusher,
+        replay,
         unflushed_bytes_max: config.log_bytes_max / 2,
     });
     let connections_max = config.clients_max + founded.members.len() * CONNECTIONS_PER_PEER + WATCHERS_MAX;

@@ -94,9 +94,9 @@ impl Asker {
                 && self.waiting == Some(token)
             {
                 self.waiting = None;
-                let answer = result.map_err(|status| status.to_string()).and_then(|body| {
-                    Administered::decode(body).map_err(|error| error.to_string())
-                });
+                let answer = result
+                    .map_err(|status| status.to_string())
+                    .and_then(|body| Administered::decode(body).map_err(|error| error.to_string()));
                 around.trace.note(around.moment, format_args!("{} hears {answer:?}", self.name));
                 self.heard(now, answer);
             }

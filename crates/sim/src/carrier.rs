@@ -153,7 +153,11 @@ impl Carrier {
     ) -> Result<(), Fatal> {
         export.set_chunk_bytes(self.chunk_bytes);
         let Some(flow) = around.peers.open(around.instant, to, SNAPSHOT.number, body) else {
-            return Ok(around.core.handle_snapshot_sent(around.now, transfer, Err(format!("there is no peer {to}")))?);
+            return Ok(around.core.handle_snapshot_sent(
+                around.now,
+                transfer,
+                Err(format!("there is no peer {to}")),
+            )?);
         };
         self.leaving.insert(flow, Leaving { transfer, export: None, chunk: None });
         self.jobs.push(Job::Read { flow, export });

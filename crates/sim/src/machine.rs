@@ -4,9 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use dstore_node::{
-    Administer, Applied, Facts, Join, Member, Node, NodeLimits, NodeParts, SYSTEM_RANGE, USER_RANGE,
-};
+use dstore_node::{Administer, Applied, Facts, Join, Member, Node, NodeLimits, NodeParts, SYSTEM_RANGE, USER_RANGE};
 use dstore_raft::Configuration;
 use dstore_rpc::{ClusterId, Config, Identity, Incarnation, NodeId, Secret};
 use dstore_storage::layout::local;

@@ -217,7 +217,14 @@ impl Temper {
         Some(match kind {
             Kind::Partition => Fault::Partition(partition(random, present, machine)),
             Kind::Crash => {
-                let at = [None, None, Some(CrashAt::Write), Some(CrashAt::Write), Some(CrashAt::Chunk), Some(CrashAt::Install)];
+                let at = [
+                    None,
+                    None,
+                    Some(CrashAt::Write),
+                    Some(CrashAt::Write),
+                    Some(CrashAt::Chunk),
+                    Some(CrashAt::Install),
+                ];
                 Fault::Crash { machine, power: random.one_in(2), at: *random.pick(&at) }
             }
             Kind::Pause => Fault::Pause { machine, within_turn: random.one_in(2), deaf: nodes > 1 && random.one_in(2) },

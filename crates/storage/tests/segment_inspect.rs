@@ -68,7 +68,8 @@ fn a_sound_log_is_told_as_it_is_and_not_touched() {
         let inspection = inspect_on(&disk).unwrap();
         assert_eq!(files(&disk), before);
         assert!(inspection.refusal.is_none() && inspection.findings.is_empty(), "{:?}", said(&inspection));
-        assert_eq!(inspection.ranges.keys().copied().collect::<Vec<_>>(), log.ranges());
+        assert_eq!(inspection.ranges(), log.ranges());
+        assert_eq!(Model::of(&inspection).unwrap(), Model::of(&log).unwrap());
         for (range, told) in &inspection.ranges {
             let status = log.status(*range).unwrap();
             assert_eq!((told.begin, told.last_position()), (status.begin, status.last));

@@ -21,8 +21,8 @@ use crate::process::{Input, Text};
 use crate::random::Random;
 use crate::time::{MILLI, Moment};
 use crate::trace::Trace;
-use members::Operator;
 use crate::workload::{Client, ClientAction, Habits, Recorder};
+use members::Operator;
 
 /// Something that is going to happen.
 #[derive(Debug)]

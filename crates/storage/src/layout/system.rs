@@ -31,6 +31,23 @@ pub fn nodes_span() -> Range<[u8; 2]> {
     [tag::SYSTEM, TABLE_NODE]..[tag::SYSTEM, TABLE_NODE + 1]
 }
 
+/// The node whose record is at this key; none if it is another record.
+pub fn decode_node(key: &[u8]) -> Option<u64> {
+    decode(TABLE_NODE, key)
+}
+
+/// The range whose descriptor is at this key; none if it is another record.
+pub fn decode_descriptor(key: &[u8]) -> Option<RangeId> {
+    decode(TABLE_RANGE, key).map(RangeId)
+}
+
+fn decode(table: u8, key: &[u8]) -> Option<u64> {
+    match key {
+        [tag::SYSTEM, found, id @ ..] if *found == table => id.try_into().ok().map(u64::from_be_bytes),
+        _ => None,
+    }
+}
+
 /// Where the descriptor of a range is.
 pub fn descriptor_key(range: RangeId) -> Bytes {
     key(TABLE_RANGE, range.0)
@@ -44,5 +61,17 @@ mod tests {
     fn the_bytes_are_as_documented() {
         assert_eq!(&node_key(0x0102)[..], b"\x02\x01\0\0\0\0\0\0\x01\x02");
         assert_eq!(&descriptor_key(RangeId(1))[..], b"\x02\x02\0\0\0\0\0\0\0\x01");
+    }
+
+    #[test]
+    fn a_key_names_what_it_is_of() {
+        assert_eq!(decode_node(&node_key(u64::MAX)), Some(u64::MAX));
+        assert_eq!(decode_descriptor(&descriptor_key(RangeId(7))), Some(RangeId(7)));
+        assert_eq!(decode_node(&descriptor_key(RangeId(7))), None);
+        assert_eq!(decode_descriptor(b"\x02\x02short"), None);
+        let span = nodes_span();
+        let contains = |key: &[u8]| key >= &span.start[..] && key < &span.end[..];
+        assert!(contains(&node_key(0)) && contains(&node_key(u64::MAX)));
+        assert!(!contains(&descriptor_key(RangeId(0))));
     }
 }

@@ -16,7 +16,7 @@ use super::{SegmentFile, SegmentOptions, check_numbers, keeper, recovery, segmen
 use crate::ids::{LogIndex, Position, RangeId, Term};
 use crate::log::disk::{Disk, DiskFile, ReadOnly};
 use crate::log::index::{Place, Slot};
-use crate::log::{Entry, HardState, LogError};
+use crate::log::{Completion, Entry, HardState, Log, LogError, LogOp, LogStats, RangeStatus};
 
 /// How much of one file is looked at: no sane setting makes a larger segment, and a file of another kind that has a
 /// segment's name may be of any size.
@@ -420,6 +420,59 @@ impl Inspection {
         for gap in gaps {
             self.damage(here, 0_u64, gap);
         }
+    }
+}
+
+/// Read-only: everything but [`Log::submit`] is as it would be if the log were open.
+impl Log for Inspection {
+    fn submit(&self, ops: Vec<LogOp>, _: Completion) -> Result<(), LogError> {
+        let range = ops.first().map_or(RangeId(0), LogOp::range);
+        Err(LogError::Refused { range, what: "the log is only looked at".to_owned() })
+    }
+
+    fn entries(
+        &self,
+        range: RangeId,
+        lo: LogIndex,
+        hi: LogIndex,
+        payload_bytes_max: usize,
+    ) -> Result<Vec<Entry>, LogError> {
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        let mut index = lo;
+        while index < hi && (entries.is_empty() || bytes < payload_bytes_max) {
+            let entry = self.entry(range, index)?;
+            bytes += entry.payload.len();
+            if entries.is_empty() || bytes <= payload_bytes_max {
+                entries.push(entry);
+            }
+            index = index.next();
+        }
+        Ok(entries)
+    }
+
+    fn term(&self, range: RangeId, index: LogIndex) -> Option<Term> {
+        let range = self.ranges.get(&range)?;
+        let begin = (index == range.begin.index).then_some(range.begin.term);
+        begin.or_else(|| range.entries.get(&index).map(|entry| entry.term))
+    }
+
+    fn status(&self, range: RangeId) -> Option<RangeStatus> {
+        let range = self.ranges.get(&range)?;
+        Some(RangeStatus { begin: range.begin, last: range.last_position(), hard_state: range.hard_state })
+    }
+
+    fn ranges(&self) -> Vec<RangeId> {
+        self.ranges.keys().copied().collect()
+    }
+
+    fn payload_bytes_max(&self) -> usize {
+        self.segments.last().map_or(0, |segment| usize::try_from(segment.bytes / 2).unwrap_or(usize::MAX))
+    }
+
+    fn stats(&self) -> LogStats {
+        let entries = self.ranges.values().map(|range| range.entries.len() as u64).sum();
+        let (ranges, segments) = (self.ranges.len() as u64, self.segments.len() as u64);
+        LogStats { ranges, entries, segments, segments_spare: self.spares.len() as u64, ..LogStats::default() }
     }
 }
 
