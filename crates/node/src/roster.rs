@@ -169,7 +169,7 @@ impl<E: Engine> Node<E> {
     /// Whether a removed node has left a range for good. Where another leads the range it is asked, and what it says counts
     /// when it has come.
     pub(crate) fn is_gone(&mut self, now: Now, range: RangeId, node: u64) -> Result<bool, NodeError> {
-        if self.gone.contains(&(node, range)) {
+        if self.gone.contains(&(node, range)) || (node == self.identity.node.0 && self.left.contains(&range)) {
             return Ok(true);
         }
         if self.has_let_go(now, range, node)? {
