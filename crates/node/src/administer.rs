@@ -1,13 +1,11 @@
 //! What an operator asks of a node, and what a node does before it stops: leadership handed over, so that nobody has to
 //! find out by waiting that it is gone.
 
-use dstore_rpc::{RequestId, Status};
 use dstore_storage::{Engine, RangeId};
-use prost::Message as _;
 
 use crate::group::HandOverError;
 use crate::wire::{Administer, Administered};
-use crate::{Node, Now, Output, USER_RANGE};
+use crate::{Node, NodeError, Now, USER_RANGE};
 
 impl<E: Engine> Node<E> {
     /// Hands over the leadership of every range that this node leads, to whoever is best prepared. It comes about in
@@ -31,7 +29,7 @@ impl<E: Engine> Node<E> {
         !self.led().is_empty()
     }
 
-    fn led(&self) -> Vec<RangeId> {
+    pub(crate) fn led(&self) -> Vec<RangeId> {
         let me = self.identity.node.0;
         let leads = |range: &&RangeId| {
             self.groups.get(range).and_then(|group| group.leader()).is_some_and(|(leader, _)| leader.0 == me)
@@ -39,22 +37,26 @@ impl<E: Engine> Node<E> {
         self.groups.keys().filter(leads).copied().collect()
     }
 
-    fn hand_over_range(&mut self, now: Now, range: RangeId, to: Option<u64>) -> Result<u64, HandOverError> {
+    pub(crate) fn hand_over_range(&mut self, now: Now, range: RangeId, to: Option<u64>) -> Result<u64, HandOverError> {
         self.seal(range);
         let Some(group) = self.groups.get_mut(&range) else { return Err(HandOverError::NobodyElse) };
         group.hand_over(now.mono, to.map(dstore_raft::NodeId)).map(|to| to.0)
     }
 
-    /// Does what an operator asks.
-    pub(crate) fn administer(&mut self, now: Now, request: RequestId, administer: &Administer) {
-        let answer = match &administer.hand_over {
-            Some(wanted) => self.administer_hand_over(now, (wanted.to != 0).then_some(wanted.to)),
-            None => {
-                Administered { error: "this version does not know what is asked".to_owned(), ..Administered::default() }
+    /// Does what an operator asks, or begins to.
+    pub(crate) fn administer(&mut self, now: Now, administer: &Administer) -> Result<Administered, NodeError> {
+        match administer {
+            Administer { hand_over: Some(wanted), .. } => {
+                Ok(self.administer_hand_over(now, (wanted.to != 0).then_some(wanted.to)))
             }
-        };
-        let result: Result<_, Status> = Ok(answer.encode_to_vec().into());
-        self.outputs.push_back(Output::Answer { request, result });
+            Administer { join: Some(join), .. } => self.administer_join(now, join),
+            Administer { remove: Some(remove), .. } => self.administer_remove(now, remove),
+            Administer { check: Some(check), .. } => Ok(self.administer_check(now, check)),
+            _ => Ok(Administered {
+                error: "this version does not know what is asked".to_owned(),
+                ..Administered::default()
+            }),
+        }
     }
 
     fn administer_hand_over(&mut self, now: Now, to: Option<u64>) -> Administered {
@@ -79,8 +81,8 @@ impl<E: Engine> Node<E> {
                     HandOverError::NotLeader { leader } => *leader,
                     _ => None,
                 };
-                let peer_address = leader.map(|leader| self.peer_address(leader)).unwrap_or_default();
-                Administered { error: error.to_string(), peer_address, done: String::new() }
+                let peer_address = leader.map(|leader| self.roster.address(leader).to_owned()).unwrap_or_default();
+                Administered { error: error.to_string(), peer_address, ..Administered::default() }
             }
         }
     }

@@ -8,6 +8,8 @@
 //!
 //! A group *serves* once it leads and its term's first entry is applied: then the state contains everything that was ever
 //! committed, and commands may be evaluated over it.
+//!
+//! A follower whose log lacks what the leader has cut gets the data itself: see [`crate::transfer`].
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -20,29 +22,43 @@ use dstore_storage::layout::local;
 use dstore_storage::{Engine, Log, LogIndex, LogOp, Position, RangeId, Term, WriteOp};
 use prost::Message as _;
 
+use crate::check::CheckStatus;
 use crate::range_log::{RangeLog, entry_id, position, write_ops};
 use crate::replica::{Applied, Replica};
+use crate::retention::Retention;
 use crate::serve::Desk;
+use crate::transfer::Installation;
 use crate::wire::{self, RaftBody};
+use crate::writes::{Write, Writes};
 use crate::{NodeError, Output};
 
 /// One range at this node. See the [module](self).
 pub(crate) struct Group {
     pub(crate) replica: Replica,
-    raft: Raft<RangeLog>,
+    pub(crate) raft: Raft<RangeLog>,
+    /// What is on its way to the disk.
+    pub(crate) writes: Writes,
+    /// A snapshot on its way into the data.
+    pub(crate) installation: Installation,
+    /// How much of the log is kept.
+    pub(crate) retention: Retention,
     /// The term that this node leads and serves.
     serving: Option<Term>,
     /// The entry that opens the term, once it is committed.
     opening: Option<Position>,
-    /// Everything up to here is durable at every member.
-    everywhere: LogIndex,
     lease_reads: bool,
+    /// How far the log was committed when the members were last looked at.
+    pub(crate) governed_at: LogIndex,
     /// What is under way for clients.
     pub(crate) desk: Desk,
+    /// As leader: the last comparison of replicas.
+    pub(crate) check: Option<CheckStatus>,
+    /// The comparison for which this node's data is being summed up, and the entry at which.
+    pub(crate) summing: Option<(u64, Position)>,
 }
 
 /// What the node must know of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// Somebody else leads, or nobody, or another term began.
     Leadership,
@@ -54,6 +70,10 @@ pub(crate) enum Event {
     Read(ReadId),
     /// A read will not be answered.
     ReadDropped(ReadId),
+    /// A follower needs what the log does not hold any more.
+    SnapshotWanted(NodeId),
+    /// A snapshot is to be sent, and this message with it.
+    SnapshotReady(NodeId, Bytes),
 }
 
 /// Why leadership is not handed over.
@@ -79,44 +99,14 @@ pub(crate) enum HandOverError {
 /// Where the effects of a group's work go.
 pub(crate) struct Effects<'a> {
     pub(crate) outputs: &'a mut VecDeque<Output>,
-    pub(crate) writes: &'a mut Writes,
     pub(crate) events: &'a mut Vec<(RangeId, Event)>,
-}
-
-/// Writes to the log that are not durable yet, oldest first.
-#[derive(Debug, Default)]
-pub(crate) struct Writes {
-    last_ticket: u64,
-    waiting: VecDeque<Write>,
-}
-
-/// A write of a group, and what waits for it.
-#[derive(Debug)]
-pub(crate) struct Write {
-    ticket: u64,
-    pub(crate) range: RangeId,
-    /// The write's number in its group; `None` where nothing waits for it.
-    pub(crate) number: Option<u64>,
-    pub(crate) messages: Vec<Message>,
-}
-
-impl Writes {
-    fn add(&mut self, range: RangeId, number: Option<u64>, messages: Vec<Message>) -> u64 {
-        self.last_ticket += 1;
-        self.waiting.push_back(Write { ticket: self.last_ticket, range, number, messages });
-        self.last_ticket
-    }
-
-    /// The next write that is durable now that everything up to `ticket` is.
-    pub(crate) fn pop(&mut self, ticket: u64) -> Option<Write> {
-        self.waiting.pop_front_if(|write| write.ticket <= ticket)
-    }
 }
 
 /// What a group starts from.
 pub(crate) struct GroupParts<'a, E> {
     pub(crate) range: RangeId,
     pub(crate) me: NodeId,
+    /// Nobody, for a node that joined a cluster: what it needs to know comes from its leader.
     pub(crate) founders: &'a [NodeId],
     pub(crate) engine: &'a E,
     pub(crate) log: Arc<dyn Log>,
@@ -130,7 +120,7 @@ impl Group {
         let GroupParts { range, me, founders, engine, log, config, seed } = parts;
         let mut applied = Applied::decode(engine.get(&Applied::key(range))?.as_deref())?;
         let mut members = engine.get(&local::members_key(range))?;
-        if applied.position == Position::default() {
+        if applied.position == Position::default() && !founders.is_empty() {
             let first = Restored::bootstrap(Configuration::new(founders.iter().copied(), []));
             applied.position = position(first.applied);
             let encoded = first.configuration.encode();
@@ -140,8 +130,11 @@ impl Group {
             ])?;
             members = Some(encoded);
         }
-        let configuration =
-            members.and_then(|stored| Configuration::decode(&stored).ok()).ok_or(NodeError::Members { range })?;
+        let configuration = match members {
+            Some(stored) => Configuration::decode(&stored).map_err(|_| NodeError::Members { range })?,
+            None if applied.position == Position::default() => Configuration::default(),
+            None => return Err(NodeError::Members { range }),
+        };
         join_log_to_data(&*log, range, applied.position)?;
         let storage = RangeLog::new(log, range);
         let hard_state = storage.hard_state();
@@ -152,9 +145,22 @@ impl Group {
         if raft.configuration().voters() == [me] {
             raft.campaign(now);
         }
-        let everywhere = LogIndex::default();
-        let replica = Replica::new(range, applied);
-        Ok(Group { replica, raft, serving: None, opening: None, everywhere, lease_reads, desk: Desk::default() })
+        let mut replica = Replica::new(range, applied);
+        replica.replays_until = LogIndex(raft.last().index.0);
+        Ok(Group {
+            replica,
+            raft,
+            writes: Writes::new(range),
+            installation: Installation::default(),
+            retention: Retention::default(),
+            serving: None,
+            opening: None,
+            lease_reads,
+            governed_at: LogIndex::default(),
+            desk: Desk::default(),
+            check: None,
+            summing: None,
+        })
     }
 
     /// The term this node leads, if commands may be evaluated here. Looks at consensus as it is now: what it has just
@@ -238,34 +244,12 @@ impl Group {
         }
     }
 
-    /// A write of this group is durable.
-    pub(crate) fn persisted(&mut self, now: Time, write: Write, outputs: &mut VecDeque<Output>) {
-        let Some(number) = write.number else { return };
-        self.send(write.messages, outputs);
-        self.raft.persisted(now, number);
-    }
-
-    /// Everything the leader of `term` has up to `index` is durable at every member.
-    pub(crate) fn note_everywhere(&mut self, index: LogIndex) {
-        self.everywhere = self.everywhere.max(index);
-    }
-
-    /// How far every member has the log durably, as this leader knows.
-    pub(crate) fn all_have(&self) -> LogIndex {
-        let status = self.raft.status();
-        let least = status.peers.iter().map(|peer| peer.matched).min().unwrap_or(status.durable);
-        LogIndex(least.min(status.durable).0)
-    }
-
-    /// The data on disk reaches `persisted`: what nobody needs any more of the log is cut off.
-    pub(crate) fn cut(&mut self, persisted: LogIndex, effects: &mut Effects<'_>) {
-        let durable = LogIndex(self.raft.durable_index().0);
-        let index = persisted.min(durable).min(self.everywhere);
-        if index.0 > self.raft.status().base.index.0 {
-            let range = self.replica.range();
-            let ticket = effects.writes.add(range, None, Vec::new());
-            let ops = vec![LogOp::TruncatePrefix { range, index }];
-            effects.outputs.push_back(Output::Write { ticket, ops });
+    /// The writes up to `ticket` are durable.
+    pub(crate) fn durable(&mut self, now: Time, ticket: u64, outputs: &mut VecDeque<Output>) {
+        while let Some(Write { number, messages, .. }) = self.writes.pop(ticket) {
+            let Some(number) = number else { continue };
+            self.send_all(messages, outputs);
+            self.raft.persisted(now, number);
         }
     }
 
@@ -316,11 +300,9 @@ impl Group {
             if let Some(leadership) = leadership {
                 self.note_leadership(leadership, effects);
             }
-            self.send(messages, effects.outputs);
-            if let Some(mut persist) = persist {
-                let ops = write_ops(range, &mut persist);
-                let ticket = effects.writes.add(range, Some(persist.number), persist.messages);
-                effects.outputs.push_back(Output::Write { ticket, ops });
+            self.send(messages, effects);
+            if let Some(persist) = persist {
+                self.persist(now, persist, effects);
             }
             for entry in committed {
                 self.take(entry)?;
@@ -328,13 +310,18 @@ impl Group {
             self.apply(engine, effects)?;
             effects.events.extend(reads.iter().map(|read| (range, Event::Read(read.id))));
             effects.events.extend(reads_dropped.iter().map(|id| (range, Event::ReadDropped(*id))));
-            for node in snapshots_wanted {
-                // The log is kept for every member, so only one that lost its disk asks for this.
-                tracing::warn!("range {range}: node {node} needs entries that no log holds any more");
-                self.raft.snapshot_failed(node);
-            }
+            effects.events.extend(snapshots_wanted.into_iter().map(|node| (range, Event::SnapshotWanted(node))));
         }
         Ok(())
+    }
+
+    fn persist(&mut self, now: Time, mut persist: dstore_raft::Persist, effects: &mut Effects<'_>) {
+        let ops = write_ops(self.replica.range(), &mut persist);
+        let write = (Some(persist.number), persist.messages);
+        match persist.snapshot {
+            Some(snapshot) => self.install(now, &snapshot, write, ops, effects.outputs),
+            None => self.writes.submit(now, write, ops, effects.outputs),
+        }
     }
 
     fn take(&mut self, entry: dstore_raft::Entry) -> Result<(), NodeError> {
@@ -376,19 +363,42 @@ impl Group {
         tracing::debug!("range {range}: {role:?} in term {term}, {leader} leads");
         if self.serving.is_some_and(|serving| role != Role::Leader || serving.0 != term.0) {
             self.serving = None;
+            self.check = None;
             self.replica.step_down();
             effects.events.push((range, Event::Lost));
         }
         effects.events.push((range, Event::Leadership));
     }
 
-    fn send(&self, messages: Vec<Message>, outputs: &mut VecDeque<Output>) {
+    fn send(&self, messages: Vec<Message>, effects: &mut Effects<'_>) {
+        let range = self.replica.range();
         for message in messages {
-            let to = dstore_rpc::NodeId(message.to.0);
-            let body = Bytes::from(RaftBody::of(self.replica.range(), message).encode_to_vec());
-            outputs.push_back(Output::Send { to, method: wire::RAFT.number, body });
+            let is_snapshot = matches!(message.body, dstore_raft::Body::Snapshot(_));
+            let (to, body) = self.body_of(message);
+            if is_snapshot {
+                effects.events.push((range, Event::SnapshotReady(to, body)));
+            } else {
+                effects.outputs.push_back(raft_message(to, body));
+            }
         }
     }
+
+    /// The same for messages that waited for the disk; no snapshot is among them.
+    fn send_all(&self, messages: Vec<Message>, outputs: &mut VecDeque<Output>) {
+        outputs.extend(messages.into_iter().map(|message| {
+            let (to, body) = self.body_of(message);
+            raft_message(to, body)
+        }));
+    }
+
+    fn body_of(&self, message: Message) -> (NodeId, Bytes) {
+        let to = message.to;
+        (to, Bytes::from(RaftBody::of(self.replica.range(), message).encode_to_vec()))
+    }
+}
+
+fn raft_message(to: NodeId, body: Bytes) -> Output {
+    Output::Send { to: dstore_rpc::NodeId(to.0), method: wire::RAFT.number, body }
 }
 
 /// After a crash the data may stand where the log does not reach: a majority had committed what this disk had not
@@ -400,8 +410,10 @@ fn join_log_to_data(log: &dyn Log, range: RangeId, applied: Position) -> Result<
     }
     // What every founder begins with was never in a log.
     let founded = applied == position(Restored::bootstrap(Configuration::default()).applied);
+    // Nor was there anything yet for one that joins.
+    let fresh = founded || applied == Position::default();
     let reset = match begin {
-        None if !founded => return Err(NodeError::LogMissing { range, applied }),
+        None if !fresh => return Err(NodeError::LogMissing { range, applied }),
         None => Some(LogOp::Reset { range, begin: applied }),
         Some(_) => dstore_storage::log::begin_at_applied(log, range, applied),
     };

@@ -13,9 +13,11 @@
 //! ```
 //!
 //! Read [`Node`] first; then `gateway` (sessions, and the way to the leader), `serve` (what a leader does with a batch),
-//! `group` (consensus and state machine joined), `replica` (how effects become entries and data).
+//! `group` (consensus and state machine joined), `replica` (how effects become entries and data); for a cluster that changes,
+//! `membership` (who belongs to it), `roster` (where everybody is), `transfer` (data instead of log), `retention` (how much
+//! log).
 //!
-//! Caveats: the members of a range are those that founded the cluster, and one range holds all user keys.
+//! Caveat: one range holds all user keys.
 
 /// Whether a test wants this rule broken. Without the feature it is the constant `false`.
 macro_rules! planted {
@@ -34,9 +36,12 @@ macro_rules! planted {
 mod administer;
 mod batch;
 mod cached;
+mod check;
+mod disk;
 mod entry;
 mod gateway;
 mod group;
+mod membership;
 mod node;
 pub mod offline;
 mod overlay;
@@ -45,17 +50,26 @@ mod planted;
 mod range_log;
 mod record;
 mod replica;
+mod retention;
+mod roster;
 mod serve;
 mod status;
 mod system;
+mod transfer;
 mod view;
 mod wire;
+mod writes;
 
+pub use check::CheckStatus;
+pub use disk::{DiskStatus, Space};
 pub use entry::{Entry, EntryError};
 pub use gateway::{ClientAddress, Facts, Host, LogUse, SessionId, Stats, Usage};
 pub use node::{Member, Node, NodeError, NodeLimits, NodeParts, Now, Output, SYSTEM_RANGE, USER_RANGE};
 #[cfg(feature = "planted")]
 pub use planted::Planted;
 pub use replica::Applied;
-pub use status::{MemberStatus, NodeStatus, RangeStatus};
-pub use wire::{ADMINISTER, Administer, Administered, HandOver};
+pub use status::{MemberStatus, NodeStatus, Part, RangeStatus};
+pub use transfer::spans_of;
+pub use wire::{
+    ADMINISTER, Administer, Administered, Check, HandOver, Join, MemberAddress, Remove, SNAPSHOT, SnapshotOpening,
+};

@@ -1,6 +1,6 @@
 //! [`Node`]: the core of a node, driven by events and a clock that are handed to it.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,17 +9,21 @@ use dstore_kv::{Cursors, Limits};
 use dstore_raft::Time;
 use dstore_resp::{ProtocolVersion, Reply};
 use dstore_rpc::{Identity, NodeId, RequestId, Status};
-use dstore_storage::{Engine, EngineError, Log, LogError, LogIndex, LogOp, Position, RangeId};
+use dstore_storage::snapshot::{Checksum, Export, Install};
+use dstore_storage::{Engine, EngineError, Log, LogError, LogIndex, LogOp, Position, RangeId, WriteOp};
 use prost::Message as _;
 
 use crate::cached::Cached;
+use crate::disk::Disk;
 use crate::entry::EntryError;
 use crate::gateway::{
     ClientAddress, DEADLINE_INTERVAL, Facts, Gateway, Host, RETRY_INTERVAL, SessionId, Sessions, Stats,
 };
-use crate::group::{Effects, Event, Group, GroupParts, Writes};
+use crate::group::{Effects, Event, Group, GroupParts};
 use crate::replica::Applied;
-use crate::wire::{self, EXECUTE, Execute, RaftBody};
+use crate::roster::Roster;
+use crate::transfer::Transfers;
+use crate::wire::{self, RaftBody};
 
 /// The time of an event. A driver samples it after it has read the bytes the event is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +66,12 @@ pub struct NodeLimits {
     pub lease_reads: bool,
     /// Answer reads on followers, once the leader has told how far they must have applied.
     pub follower_reads: bool,
+    /// A write to the log that takes longer than this means that the disk stands still: others should lead.
+    pub disk_stall: Duration,
+    /// Up to so many nodes vote; those beyond keep copies and stand by.
+    pub voters_max: usize,
+    /// How often replicas are compared.
+    pub check_interval: Duration,
 }
 
 impl Default for NodeLimits {
@@ -78,6 +88,9 @@ impl Default for NodeLimits {
             lease: Duration::from_millis(350),
             lease_reads: true,
             follower_reads: false,
+            disk_stall: Duration::from_millis(300),
+            voters_max: 3,
+            check_interval: Duration::from_secs(86_400),
         }
     }
 }
@@ -88,7 +101,7 @@ pub enum NodeError {
     /// The engine failed, or gave back something damaged.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// The log took no write at the start.
+    /// The log took no write at the start, or did not give back what was written.
     #[error(transparent)]
     Log(LogError),
     /// A record in the engine is not what it should be.
@@ -184,7 +197,9 @@ pub enum Output {
     },
     /// Submit to the log; when it is durable, call [`Node::handle_durable`].
     Write {
-        /// Names the write; grows.
+        /// Whose log.
+        range: RangeId,
+        /// Names the write; grows, for each range by itself.
         ticket: u64,
         /// What to write.
         ops: Vec<LogOp>,
@@ -218,6 +233,46 @@ pub enum Output {
         /// The reply's body, or an error.
         result: Result<Bytes, Status>,
     },
+    /// Carry a snapshot to a peer: on a stream of method [`crate::SNAPSHOT`] that begins with `body`, every chunk of
+    /// `export`, read off the loop. When the peer has ended its direction of the stream, or something has failed, call
+    /// [`Node::handle_snapshot_sent`]. One at a time.
+    SendSnapshot {
+        /// To whom.
+        to: NodeId,
+        /// Names the transfer.
+        transfer: u64,
+        /// What the stream begins with.
+        body: Bytes,
+        /// The data.
+        export: Export,
+    },
+    /// Let a snapshot that was taken in replace the data of a range, off the loop: `install.finish(&ops)`. Then call
+    /// [`Node::handle_installed`].
+    Install {
+        /// Whose data.
+        range: RangeId,
+        /// What was taken in.
+        install: Install,
+        /// What goes in along with it.
+        ops: Vec<WriteOp>,
+    },
+    /// Sum up the data of a range, off the loop: [`Checksum::step`] until it gives the sum. Then call
+    /// [`Node::handle_checksum`]. One at a time for each range.
+    Checksum {
+        /// Whose data.
+        range: RangeId,
+        /// The data, as it was at one entry.
+        checksum: Checksum,
+    },
+    /// A peer is to be reached there from now on; without an address, it is a peer no more.
+    Peer {
+        /// Which.
+        node: NodeId,
+        /// Where.
+        address: Option<String>,
+    },
+    /// This node was removed from its cluster. Note it, and stop: it must not start again on this data.
+    Removed,
 }
 
 /// The range of what the cluster knows about itself: its nodes, the descriptors of its ranges.
@@ -225,6 +280,9 @@ pub const SYSTEM_RANGE: RangeId = RangeId(0);
 
 /// The range of all user keys, as long as there is only one.
 pub const USER_RANGE: RangeId = RangeId(1);
+
+/// Every range there is.
+pub(crate) const RANGES: [RangeId; 2] = [SYSTEM_RANGE, USER_RANGE];
 
 /// How often expired keys are looked for, in milliseconds; as often as Redis does.
 const SWEEP_INTERVAL_MS: u64 = 100;
@@ -239,13 +297,15 @@ const BUSY_RETRY: Duration = Duration::from_millis(5);
 /// How often members are told what nobody needs of the log any more, and a node says where it is.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A member of a cluster, as it was founded.
+/// A member of a cluster, as a node that starts is told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
     /// Its id.
     pub node: NodeId,
     /// Where its peers reach it.
     pub peer_address: String,
+    /// That is another place than before: what the cluster has written down is out of date.
+    pub moved: bool,
 }
 
 /// What a node is made of.
@@ -256,8 +316,12 @@ pub struct NodeParts<E> {
     pub log: Arc<dyn Log>,
     /// Cluster, node and start.
     pub identity: Identity,
-    /// The members that founded the cluster, this node among them.
-    pub members: Vec<Member>,
+    /// The members that founded the cluster, this node among them; empty for a node that joined it later.
+    pub founders: Vec<Member>,
+    /// For a node that joined: who was there then. The cluster's own records tell who is there now.
+    pub contacts: Vec<Member>,
+    /// Where this node's peers reach it; empty for a cluster of one that nobody can join.
+    pub peer_address: String,
     /// Bounds.
     pub limits: NodeLimits,
     /// What the node is told of itself.
@@ -272,7 +336,16 @@ pub struct NodeParts<E> {
 pub struct Node<E> {
     pub(crate) engine: Cached<E>,
     pub(crate) identity: Identity,
-    pub(crate) members: Vec<Member>,
+    /// The first of the founders, who stands for the first election.
+    first_founder: Option<NodeId>,
+    pub(crate) peer_address: String,
+    pub(crate) roster: Roster,
+    /// How full and how fast disks are.
+    pub(crate) disk: Disk,
+    /// Snapshots that leave this node.
+    pub(crate) transfers: Transfers,
+    /// It has been told that it is a member no more.
+    pub(crate) was_removed: bool,
     pub(crate) groups: BTreeMap<RangeId, Group>,
     pub(crate) sessions: Sessions,
     pub(crate) cursors: Cursors,
@@ -280,7 +353,8 @@ pub struct Node<E> {
     pub(crate) facts: Facts,
     pub(crate) stats: Stats,
     pub(crate) outputs: VecDeque<Output>,
-    writes: Writes,
+    /// What groups tell of, until the turn ends.
+    events: Vec<(RangeId, Event)>,
     pub(crate) host: Box<dyn Host>,
     pub(crate) started_us: u64,
     next_sweep_us: u64,
@@ -304,6 +378,9 @@ pub struct Node<E> {
     pub(crate) next_expiry: Time,
     /// Calls of ours that have not ended, and for whom they are.
     pub(crate) calls: BTreeMap<u64, SessionId>,
+    /// Calls of ours that greet a peer.
+    pub(crate) greeting: BTreeSet<u64>,
+    pub(crate) last_greeted: u64,
     pub(crate) last_token: u64,
     /// Connections with peers that came to be, counted.
     pub(crate) epoch: u64,
@@ -323,18 +400,20 @@ impl<E: Engine> Node<E> {
     ///
     /// What the two hold cannot be read, or does not fit together.
     pub fn new(parts: NodeParts<E>, now: Now) -> Result<Self, NodeError> {
-        let NodeParts { engine, log, identity, members, mut limits, facts, host, seed } = parts;
-        let founders: Vec<_> = members.iter().map(|member| dstore_raft::NodeId(member.node.0)).collect();
+        let NodeParts { engine, log, identity, founders, contacts, peer_address, mut limits, facts, host, seed } =
+            parts;
+        let first_founder = founders.first().map(|first| first.node);
+        let founding: Vec<_> = founders.iter().map(|member| dstore_raft::NodeId(member.node.0)).collect();
         let config = raft_config(&limits, &*log);
         // What a range remembers of a batch stands in the same entry as its effects.
         limits.entry_bytes_max = limits.entry_bytes_max.saturating_sub(2 * crate::record::RECORD_BYTES_MAX);
         let engine = Cached::new(engine, limits.cache_bytes_max);
         let mut groups = BTreeMap::new();
-        for range in [SYSTEM_RANGE, USER_RANGE] {
+        for range in RANGES {
             let parts = GroupParts {
                 range,
                 me: dstore_raft::NodeId(identity.node.0),
-                founders: &founders,
+                founders: &founding,
                 engine: &engine,
                 log: log.clone(),
                 config: config.clone(),
@@ -343,10 +422,17 @@ impl<E: Engine> Node<E> {
             };
             groups.insert(range, Group::open(parts, now.mono)?);
         }
+        let known: Vec<Member> = founders.into_iter().chain(contacts).collect();
+        let roster = Roster::new(Self::node_records(&engine)?, &known);
         Ok(Node {
             engine,
             identity,
-            members,
+            first_founder,
+            peer_address,
+            roster,
+            disk: Disk::default(),
+            transfers: Transfers::default(),
+            was_removed: false,
             groups,
             sessions: Sessions::default(),
             cursors: Cursors::new(seed),
@@ -354,7 +440,7 @@ impl<E: Engine> Node<E> {
             facts,
             stats: Stats::default(),
             outputs: VecDeque::new(),
-            writes: Writes::default(),
+            events: Vec::new(),
             host,
             started_us: now.wall_us,
             next_sweep_us: now.wall_us,
@@ -369,6 +455,8 @@ impl<E: Engine> Node<E> {
             next_retry: now.mono,
             next_expiry: now.mono,
             calls: BTreeMap::new(),
+            greeting: BTreeSet::new(),
+            last_greeted: 0,
             last_token: 0,
             epoch: 0,
             closed: Vec::new(),
@@ -408,7 +496,7 @@ impl<E: Engine> Node<E> {
                     && let Some(group) = self.groups.get_mut(&RangeId(retain.range))
                     && group.leader().is_some_and(|(leader, term)| leader.0 == from.0 && term.0 == retain.term)
                 {
-                    group.note_everywhere(LogIndex(retain.index));
+                    group.retention.note_unneeded(LogIndex(retain.index));
                 }
             }
             number if number == wire::ANNOUNCE.number => {
@@ -416,6 +504,16 @@ impl<E: Engine> Node<E> {
                     && record.node == from.0
                 {
                     self.note_node(now, &record)?;
+                }
+            }
+            number if number == wire::REPORT.number => {
+                if let Ok(report) = wire::Report::decode(body) {
+                    self.note_report(now, from, &report);
+                }
+            }
+            number if number == wire::SUM.number => {
+                if let Ok(sum) = wire::Sum::decode(body) {
+                    self.sum_came(from.0, &sum);
                 }
             }
             number if number == wire::FORGET.number => {
@@ -433,6 +531,9 @@ impl<E: Engine> Node<E> {
         let Ok(body) = RaftBody::decode(body) else { return };
         let range = RangeId(body.range);
         let Some(message) = body.message(dstore_raft::NodeId(from.0), me) else { return };
+        if !self.takes_in(&message) {
+            return;
+        }
         if let Some(group) = self.groups.get_mut(&range)
             && let Err(error) = group.step(now.mono, message)
         {
@@ -455,21 +556,23 @@ impl<E: Engine> Node<E> {
     ) -> Result<(), NodeError> {
         use dstore_rpc::{Code, Execution};
         let refuse = |code, message: String| Err(Status::new(code, Execution::NotExecuted, message));
-        let result = if method == wire::ADMINISTER.number {
-            match wire::Administer::decode(body) {
-                Ok(administer) => {
-                    self.administer(now, request, &administer);
-                    return Ok(());
+        let result = match method {
+            number if number == wire::EXECUTE.number => match wire::EXECUTE.decode_request(body) {
+                Ok(_) if self.roster.is_removed(from.0) => {
+                    refuse(Code::InvalidRequest, "this node was removed from the cluster".to_owned())
                 }
-                Err(error) => refuse(Code::InvalidRequest, format!("a request cannot be decoded: {error}")),
-            }
-        } else if method != EXECUTE.number {
-            refuse(Code::UnknownMethod, format!("there is no method {method} here"))
-        } else {
-            match Execute::decode(body) {
                 Ok(execute) => return self.execute_for(now, from, request, execute),
-                Err(error) => refuse(Code::InvalidRequest, format!("a batch cannot be decoded: {error}")),
-            }
+                Err(status) => Err(status),
+            },
+            number if number == wire::ADMINISTER.number => match wire::ADMINISTER.decode_request(body) {
+                Ok(administer) => self.administer(now, &administer).map(|answer| Ok(answer.encode_to_vec().into()))?,
+                Err(status) => Err(status),
+            },
+            number if number == wire::GREET.number => match wire::GREET.decode_request(body) {
+                Ok(record) => self.greeted_by(now, from, &record).map(|answer| Ok(answer.encode_to_vec().into()))?,
+                Err(status) => Err(status),
+            },
+            _ => refuse(Code::UnknownMethod, format!("there is no method {method} here")),
         };
         self.outputs.push_back(Output::Answer { request, result });
         Ok(())
@@ -480,9 +583,10 @@ impl<E: Engine> Node<E> {
         if is_up {
             self.epoch += 1;
             // The first founder of a new cluster need not wait until it notices that nobody leads.
-            if self.members.first().is_some_and(|first| first.node == self.identity.node) {
+            if self.first_founder == Some(self.identity.node) {
                 self.groups.values_mut().for_each(|group| group.stand_first(now.mono));
             }
+            self.greet(peer);
             return;
         }
         for group in self.groups.values_mut() {
@@ -490,22 +594,19 @@ impl<E: Engine> Node<E> {
         }
     }
 
-    /// The writes up to `ticket` are durable.
-    pub fn handle_durable(&mut self, now: Now, ticket: u64) {
-        while let Some(write) = self.writes.pop(ticket) {
-            if let Some(group) = self.groups.get_mut(&write.range) {
-                group.persisted(now.mono, write, &mut self.outputs);
-            }
+    /// The writes of a range up to `ticket` are durable.
+    pub fn handle_durable(&mut self, now: Now, range: RangeId, ticket: u64) {
+        if let Some(group) = self.groups.get_mut(&range) {
+            group.durable(now.mono, ticket, &mut self.outputs);
         }
     }
 
     /// The engine was flushed: a power loss would leave each range at least here. Cuts the log as far as nobody needs it.
-    pub fn handle_flushed(&mut self, persisted: &[(RangeId, LogIndex)]) {
-        let mut events = Vec::new();
-        let mut effects = Effects { outputs: &mut self.outputs, writes: &mut self.writes, events: &mut events };
+    pub fn handle_flushed(&mut self, now: Now, persisted: &[(RangeId, LogIndex)]) {
+        let mut effects = Effects { outputs: &mut self.outputs, events: &mut self.events };
         for (range, index) in persisted {
             if let Some(group) = self.groups.get_mut(range) {
-                group.cut(*index, &mut effects);
+                group.cut(now.mono, *index, &mut effects);
             }
         }
     }
@@ -521,17 +622,19 @@ impl<E: Engine> Node<E> {
         self.ready.extend(self.later.drain(..));
         loop {
             self.dispatch(now)?;
-            let mut events = Vec::new();
-            let ranges: Vec<RangeId> = self.groups.keys().copied().collect();
-            for range in ranges {
+            for range in RANGES {
                 self.seal(range);
-                self.pump(now, range, &mut events)?;
+                self.pump(now, range)?;
                 if planted!(self, DurableWhenSubmitted) {
-                    self.handle_durable(now, u64::MAX);
+                    self.handle_durable(now, range, u64::MAX);
                 }
                 self.release(now, range)?;
                 self.resolve(now, range)?;
+                self.drop_unwanted_snapshot(range);
+                self.begin_sums(range);
             }
+            let events = std::mem::take(&mut self.events);
+            let quiet = events.is_empty();
             for (range, event) in events {
                 self.handle_event(now, range, event)?;
             }
@@ -539,15 +642,15 @@ impl<E: Engine> Node<E> {
                 self.retry_held(now)?;
             }
             let more = self.groups.values().any(|group| group.serving().is_some() && group.replica.has_open());
-            if self.ready.is_empty() && !more {
-                return Ok(());
+            if quiet && self.ready.is_empty() && !more {
+                return self.refresh_roster();
             }
         }
     }
 
-    fn pump(&mut self, now: Now, range: RangeId, events: &mut Vec<(RangeId, Event)>) -> Result<(), NodeError> {
+    fn pump(&mut self, now: Now, range: RangeId) -> Result<(), NodeError> {
         let Some(group) = self.groups.get_mut(&range) else { return Ok(()) };
-        let mut effects = Effects { outputs: &mut self.outputs, writes: &mut self.writes, events };
+        let mut effects = Effects { outputs: &mut self.outputs, events: &mut self.events };
         group.pump(now.mono, &self.engine, &mut effects)
     }
 
@@ -560,6 +663,7 @@ impl<E: Engine> Node<E> {
     }
 
     fn handle_event(&mut self, now: Now, range: RangeId, event: Event) -> Result<(), NodeError> {
+        self.disk_event(now, &event);
         match event {
             Event::Lost => {
                 self.leadership_lost(range);
@@ -575,6 +679,8 @@ impl<E: Engine> Node<E> {
             Event::Serving => self.describe_ranges(now)?,
             Event::Read(id) => self.read_granted(now, range, id)?,
             Event::ReadDropped(id) => self.read_dropped(range, id),
+            Event::SnapshotWanted(node) => self.snapshot_wanted(now, range, node)?,
+            Event::SnapshotReady(node, body) => self.snapshot_ready(range, node, body),
         }
         Ok(())
     }
@@ -590,6 +696,7 @@ impl<E: Engine> Node<E> {
                 group.tick(now.mono);
             }
         }
+        self.check_disk(now)?;
         if self.is_behind() {
             self.catch_up()?;
         }
@@ -606,8 +713,14 @@ impl<E: Engine> Node<E> {
         self.wake(now)?;
         if now.mono >= self.next_housekeeping {
             self.next_housekeeping = now.mono + HOUSEKEEPING_INTERVAL;
-            self.tell_everywhere();
+            self.tell_unneeded(now);
             self.announce(now)?;
+            self.govern(now)?;
+            self.check_ranges(now)?;
+            self.greet_somebody();
+            // Who is needed by some range changes with consensus alone.
+            self.tell_peers();
+            self.next_snapshot(now)?;
             self.send_forgets(now)?;
         }
         Ok(())
@@ -615,8 +728,7 @@ impl<E: Engine> Node<E> {
 
     /// Applies what a busy engine refused before.
     fn catch_up(&mut self) -> Result<(), NodeError> {
-        let mut events = Vec::new();
-        let mut effects = Effects { outputs: &mut self.outputs, writes: &mut self.writes, events: &mut events };
+        let mut effects = Effects { outputs: &mut self.outputs, events: &mut self.events };
         for group in self.groups.values_mut() {
             group.apply(&self.engine, &mut effects)?;
         }
@@ -650,16 +762,18 @@ impl<E: Engine> Node<E> {
     }
 
     /// Where this node leads, tells the members what nobody needs of the log any more.
-    fn tell_everywhere(&mut self) {
+    fn tell_unneeded(&mut self, now: Now) {
         for (range, group) in &mut self.groups {
             let Some(term) = group.serving() else { continue };
-            let index = group.all_have();
-            group.note_everywhere(index);
+            let index = group.unneeded(now.mono);
+            group.retention.note_unneeded(index);
             let retain = wire::Retain { range: range.0, term: term.0, index: index.0 };
             let body = Bytes::from(retain.encode_to_vec());
-            for member in self.members.iter().filter(|member| member.node != self.identity.node) {
-                let (to, method) = (member.node, wire::RETAIN.number);
-                self.outputs.push_back(Output::Send { to, method, body: body.clone() });
+            for node in group.raft.configuration().members() {
+                let (to, method) = (NodeId(node.0), wire::RETAIN.number);
+                if to != self.identity.node {
+                    self.outputs.push_back(Output::Send { to, method, body: body.clone() });
+                }
             }
         }
     }
@@ -695,7 +809,7 @@ impl<E: Engine> Node<E> {
     /// Whether so many writes are on their way that no request should be taken until some have arrived.
     pub fn is_congested(&self) -> bool {
         let logged: usize = self.groups.values().map(|group| group.replica.inflight_bytes()).sum();
-        logged.max(self.waiting_bytes) > self.limits.inflight_bytes_max
+        logged.max(self.waiting_bytes).max(self.unwritten_bytes()) > self.limits.inflight_bytes_max
     }
 
     /// Whether committed entries wait for a busy engine.

@@ -1,6 +1,6 @@
 //! [`RangeLog`]: one range's part of the node's log, as consensus reads it; and the words of the two, translated.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use dstore_raft as raft;
 use dstore_storage as storage;
@@ -12,11 +12,18 @@ use crate::wire::{kind_number, kind_of};
 pub(crate) struct RangeLog {
     log: Arc<dyn Log>,
     range: RangeId,
+    /// Set when the disk did not give back what was written.
+    failure: OnceLock<LogError>,
 }
 
 impl RangeLog {
     pub(crate) fn new(log: Arc<dyn Log>, range: RangeId) -> RangeLog {
-        RangeLog { log, range }
+        RangeLog { log, range, failure: OnceLock::new() }
+    }
+
+    /// Why the log cannot be trusted any more. Consensus waits for entries that it cannot read; the node must not.
+    pub(crate) fn failure(&self) -> Option<LogError> {
+        self.failure.get().cloned()
     }
 
     fn status(&self) -> storage::log::RangeStatus {
@@ -62,8 +69,10 @@ impl raft::LogStorage for RangeLog {
                 entries.into_iter().map(|entry| from_stored(entry).ok_or(raft::ReadLogError::NotHeld)).collect()
             }
             Err(LogError::Compacted { .. } | LogError::Unavailable { .. }) => Err(raft::ReadLogError::NotHeld),
-            // The disk did not give them back; the log's next write says so too, and stops the node.
-            Err(_) => Err(raft::ReadLogError::NotNow),
+            Err(error) => {
+                self.failure.get_or_init(|| error);
+                Err(raft::ReadLogError::NotNow)
+            }
         }
     }
 }
@@ -111,4 +120,60 @@ pub(crate) fn position(id: raft::EntryId) -> storage::Position {
 
 pub(crate) fn entry_id(position: storage::Position) -> raft::EntryId {
     raft::EntryId::new(raft::Term(position.term.0), raft::LogIndex(position.index.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use dstore_raft::LogStorage as _;
+    use dstore_storage::log::{Completion, LogStats};
+
+    use super::*;
+
+    /// A log on a disk that gives back something else than was written.
+    struct Rotten;
+
+    impl Log for Rotten {
+        fn submit(&self, _: Vec<LogOp>, _: Completion) -> Result<(), LogError> {
+            Ok(())
+        }
+
+        fn entries(
+            &self,
+            _: RangeId,
+            _: storage::LogIndex,
+            _: storage::LogIndex,
+            _: usize,
+        ) -> Result<Vec<storage::Entry>, LogError> {
+            Err(LogError::Damaged { path: "log/segment-7".into(), offset: 4096, what: "a checksum".to_owned() })
+        }
+
+        fn term(&self, _: RangeId, _: storage::LogIndex) -> Option<storage::Term> {
+            None
+        }
+
+        fn status(&self, _: RangeId) -> Option<storage::log::RangeStatus> {
+            None
+        }
+
+        fn ranges(&self) -> Vec<RangeId> {
+            Vec::new()
+        }
+
+        fn payload_bytes_max(&self) -> usize {
+            1 << 20
+        }
+
+        fn stats(&self) -> LogStats {
+            LogStats::default()
+        }
+    }
+
+    #[test]
+    fn damage_that_a_read_meets_is_remembered_although_consensus_only_waits() {
+        let log = RangeLog::new(Arc::new(Rotten), RangeId(1));
+        assert!(log.failure().is_none());
+        let read = log.entries(raft::LogIndex(1), raft::LogIndex(2), 100);
+        assert!(matches!(read, Err(raft::ReadLogError::NotNow)));
+        assert!(log.failure().is_some_and(|error| error.to_string().contains("log/segment-7 at offset 4096")));
+    }
 }

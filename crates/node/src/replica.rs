@@ -21,11 +21,14 @@ use std::collections::VecDeque;
 use bytes::{BufMut, Bytes, BytesMut};
 use dstore_kv::{Context, CursorTable, Limits, Mode, Sweep, View};
 use dstore_resp::{CommandSpec, Reply};
-use dstore_storage::layout::{Stamp, local};
+use dstore_storage::layout::{Stamp, local, tag};
+use dstore_storage::snapshot::Checksum;
 use dstore_storage::{Engine, EngineError, LogIndex, Position, RangeId, Term, WriteOp};
 
+use crate::check::Frozen;
 use crate::entry::{self, Entry};
 use crate::overlay::Overlay;
+use crate::transfer::spans_of;
 use crate::view::OverlayView;
 use crate::{NodeError, Now};
 
@@ -67,6 +70,10 @@ pub(crate) struct Replica {
     inflight_bytes: usize,
     /// Operations that commands have had so far: tells whether one had any.
     effects_total: u64,
+    /// What was applied before this start, and is applied again.
+    pub(crate) replays_until: LogIndex,
+    /// The data at the entries of checks that were just applied.
+    pub(crate) checks: Vec<Frozen>,
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<crate::Planted>,
 }
@@ -163,9 +170,20 @@ impl Replica {
             last_stamp: applied.stamp,
             inflight_bytes: 0,
             effects_total: 0,
+            replays_until: LogIndex::default(),
+            checks: Vec::new(),
             #[cfg(feature = "planted")]
             planted: None,
         }
+    }
+
+    /// The data was replaced, and stands at `applied`.
+    pub(crate) fn begin_again(&mut self, applied: Applied) {
+        *self = Replica {
+            #[cfg(feature = "planted")]
+            planted: self.planted,
+            ..Replica::new(self.range, applied)
+        };
     }
 
     pub(crate) fn range(&self) -> RangeId {
@@ -397,6 +415,7 @@ impl Replica {
             let mut ops = Vec::new();
             let mut count = 0;
             let mut applied = self.applied;
+            let mut check = None;
             for logged in self.logged.iter().take_while(|logged| logged.position.index <= self.committed) {
                 if count > 0 && ops.len() + logged.ops.len() > APPLY_OPS_MAX {
                     break;
@@ -404,12 +423,20 @@ impl Replica {
                 ops.extend_from_slice(&logged.ops);
                 applied = Applied { position: logged.position, stamp: logged.last_stamp };
                 count += 1;
+                check = logged.check(self.range).filter(|_| logged.position.index > self.replays_until);
+                if check.is_some() {
+                    break;
+                }
             }
             ops.push(WriteOp::Put { key: Applied::key(self.range), value: applied.encode() });
             match engine.write(&ops) {
                 Ok(()) => {}
                 Err(EngineError::Busy(_)) => return Ok(()),
                 Err(error) => return Err(error.into()),
+            }
+            if let Some(check) = check {
+                let checksum = Checksum::begin(engine, spans_of(self.range));
+                self.checks.push((check, applied.position, checksum));
             }
             for logged in self.logged.drain(..count) {
                 self.overlay.applied(logged.position.index, &logged.ops);
@@ -451,6 +478,15 @@ impl Replica {
             open.bytes += bytes;
             self.inflight_bytes += bytes;
         }
+    }
+}
+
+impl Logged {
+    /// The check that this is the entry of.
+    fn check(&self, range: RangeId) -> Option<u64> {
+        let [WriteOp::Put { key, value }] = &self.ops[..] else { return None };
+        let is_check = key.first() == Some(&tag::RANGE_LOCAL) && *key == local::check_key(range);
+        is_check.then(|| Some(u64::from_le_bytes(value.as_ref().try_into().ok()?)))?
     }
 }
 

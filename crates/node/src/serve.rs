@@ -332,6 +332,9 @@ impl<E: Engine> Node<E> {
     fn try_item(&mut self, now: Now, range: RangeId, order: Order, item: &Item) -> Result<Tried, NodeError> {
         match &item.work {
             Work::One(command) => {
+                if let Some(oom) = self.refuses(range, command.spec) {
+                    return Ok(Tried::Done(Done::Reply(Reply::error(oom))));
+                }
                 let reply = self.evaluate(now, range, order, command)?;
                 Ok(if self.entry_overflows(range) {
                     TOO_LARGE_ENTRY
@@ -360,6 +363,10 @@ impl<E: Engine> Node<E> {
         watched: &[Watched],
         commands: &[Command],
     ) -> Result<Tried, NodeError> {
+        if let Some(oom) = commands.iter().find_map(|command| self.refuses(range, command.spec)) {
+            let text = format!("EXECABORT Transaction discarded because of: {oom}");
+            return Ok(Tried::Done(Done::Reply(Reply::error(text))));
+        }
         if !self.unchanged(now, range, watched)? {
             return Ok(Tried::Done(Done::Block(None)));
         }

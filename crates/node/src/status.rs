@@ -3,8 +3,10 @@
 use dstore_raft::Role;
 use dstore_storage::{Engine, LogIndex, RangeId};
 
+use crate::check::CheckStatus;
 use crate::gateway::{DATABASES, LogUse, Stats, Usage};
-use crate::{Node, NodeError, SYSTEM_RANGE, USER_RANGE};
+use crate::wire::NodeRecord;
+use crate::{DiskStatus, Node, NodeError, SYSTEM_RANGE, USER_RANGE};
 
 /// A node at one moment.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ pub struct NodeStatus {
     pub stats: Stats,
     /// What the process uses.
     pub usage: Usage,
+    /// How its disk is.
+    pub disk: DiskStatus,
     /// What the log uses.
     pub log: LogUse,
 }
@@ -54,6 +58,8 @@ pub struct RangeStatus {
     pub begin: u64,
     /// As its leader, how far each other member has the log durably.
     pub matched: Vec<(u64, u64)>,
+    /// As its leader, the last comparison of replicas.
+    pub check: Option<CheckStatus>,
 }
 
 /// A member of the cluster.
@@ -67,6 +73,32 @@ pub struct MemberStatus {
     pub client_address: String,
     /// Its version; empty until it has said so.
     pub version: String,
+    /// Its part in the range of user data, as far as this node knows.
+    pub part: Part,
+    /// This node is sending it a snapshot.
+    pub is_receiving_snapshot: bool,
+}
+
+/// A node's part in a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// It votes.
+    Voter,
+    /// It has a copy, or is on its way to one, and does not vote.
+    Learner,
+    /// It does not belong to the range, yet or any more.
+    None,
+}
+
+impl Part {
+    /// Its name in INFO.
+    pub fn name(self) -> &'static str {
+        match self {
+            Part::Voter => "voter",
+            Part::Learner => "learner",
+            Part::None => "none",
+        }
+    }
 }
 
 impl NodeStatus {
@@ -83,16 +115,8 @@ impl<E: Engine> Node<E> {
     ///
     /// The engine failed.
     pub fn status(&self) -> Result<NodeStatus, NodeError> {
-        let mut members = Vec::with_capacity(self.members.len());
-        for member in &self.members {
-            let record = self.node_record(member.node.0)?.unwrap_or_default();
-            members.push(MemberStatus {
-                node: member.node.0,
-                peer_address: member.peer_address.clone(),
-                client_address: record.client_address,
-                version: record.version,
-            });
-        }
+        let members = self.roster.all().filter(|record| !record.is_removed());
+        let members = members.map(|record| self.member_status(record)).collect();
         let mut keys = [0; DATABASES as usize];
         if let Some(group) = self.groups.get(&USER_RANGE) {
             for (db, keys) in (0..).zip(&mut keys) {
@@ -108,6 +132,7 @@ impl<E: Engine> Node<E> {
             keys,
             stats: self.stats,
             usage: self.host.usage(),
+            disk: self.disk_status(),
             log: self.host.log(),
         })
     }
@@ -116,6 +141,24 @@ impl<E: Engine> Node<E> {
     pub fn reach(&self, range: RangeId) -> Option<(LogIndex, LogIndex)> {
         let group = self.groups.get(&range)?;
         Some((group.replica.applied().position.index, LogIndex(group.status().last.index.0)))
+    }
+
+    fn member_status(&self, record: &NodeRecord) -> MemberStatus {
+        let id = dstore_raft::NodeId(record.node);
+        let configuration = self.groups.get(&USER_RANGE).map(|group| group.raft.configuration());
+        let part = match configuration {
+            Some(configuration) if configuration.is_voter(id) => Part::Voter,
+            Some(configuration) if configuration.is_member(id) => Part::Learner,
+            _ => Part::None,
+        };
+        MemberStatus {
+            node: record.node,
+            peer_address: record.peer_address.clone(),
+            client_address: record.client_address.clone(),
+            version: record.version.clone(),
+            part,
+            is_receiving_snapshot: self.sends_snapshot_to(USER_RANGE, record.node),
+        }
     }
 
     fn range_status(&self, range: RangeId) -> Option<RangeStatus> {
@@ -137,6 +180,7 @@ impl<E: Engine> Node<E> {
             durable: status.durable.0,
             begin: status.base.index.0,
             matched: status.peers.iter().map(|peer| (peer.id.0, peer.matched.0)).collect(),
+            check: group.check.clone(),
         })
     }
 }

@@ -19,13 +19,7 @@ impl<E: Engine> Node<E> {
             return Ok(());
         }
         let me = self.identity.node;
-        let mine = NodeRecord {
-            node: me.0,
-            incarnation: self.identity.incarnation.0,
-            peer_address: self.peer_address(me.0),
-            client_address: self.facts.client_address.clone(),
-            version: self.facts.version.to_owned(),
-        };
+        let mine = self.own_record();
         let known = self.engine.get(&system::node_key(me.0))?;
         if known.is_some_and(|known| known == mine.encode_to_vec()) {
             return Ok(());
@@ -43,13 +37,14 @@ impl<E: Engine> Node<E> {
 
     /// Writes down where a node is, if this node leads the system range. An earlier start of it does not undo a later one.
     pub(crate) fn note_node(&mut self, now: Now, record: &NodeRecord) -> Result<(), NodeError> {
-        let is_member = self.members.iter().any(|member| member.node.0 == record.node);
+        let is_member = self.roster.get(record.node).is_some_and(|known| !known.is_removed());
         let Some(group) = self.groups.get_mut(&SYSTEM_RANGE).filter(|group| group.serving().is_some()) else {
             return Ok(());
         };
         let key = system::node_key(record.node);
         let known = group.replica.get(&key, &self.engine)?.and_then(|known| NodeRecord::decode(known).ok());
-        let news = known.is_none_or(|known| known != *record && known.incarnation <= record.incarnation);
+        let news = known
+            .is_none_or(|known| known != *record && known.incarnation <= record.incarnation && !known.is_removed());
         if is_member && news {
             group.replica.put(now, WriteOp::Put { key, value: record.encode_to_vec().into() });
         }
@@ -63,7 +58,7 @@ impl<E: Engine> Node<E> {
         };
         let key = system::descriptor_key(USER_RANGE);
         if group.replica.get(&key, &self.engine)?.is_none() {
-            let replicas = self.members.iter().map(|member| member.node.0).collect();
+            let replicas = group.raft.configuration().members().into_iter().map(|node| node.0).collect();
             let descriptor = Descriptor { range: USER_RANGE.0, replicas, generation: 1, ..Descriptor::default() };
             group.replica.put(now, WriteOp::Put { key, value: descriptor.encode_to_vec().into() });
         }
@@ -74,11 +69,5 @@ impl<E: Engine> Node<E> {
     pub(crate) fn node_record(&self, node: u64) -> Result<Option<NodeRecord>, NodeError> {
         let stored = self.engine.get(&system::node_key(node))?;
         Ok(stored.and_then(|stored| NodeRecord::decode(stored).ok()))
-    }
-
-    /// Where a member's peers reach it, as the cluster was founded.
-    pub(crate) fn peer_address(&self, node: u64) -> String {
-        let member = self.members.iter().find(|member| member.node.0 == node);
-        member.map(|member| member.peer_address.clone()).unwrap_or_default()
     }
 }

@@ -319,8 +319,8 @@ fn a_failed_engine_is_an_error_and_not_a_reply() {
     let client = driver.connect();
     driver.engine.fail_writes("the disk is gone");
     driver.call(client, "SET k v");
-    let ticket = driver.submitted.pop_front().unwrap();
-    driver.node.handle_durable(driver.now, ticket);
+    let (range, ticket) = driver.submitted.pop_front().unwrap();
+    driver.node.handle_durable(driver.now, range, ticket);
     let error = driver.node.end_turn(driver.now).unwrap_err();
     assert!(error.to_string().contains("the disk is gone"), "{error}");
     driver.collect();

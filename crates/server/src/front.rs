@@ -28,21 +28,25 @@ use dstore_resp::{ProtocolError, ReplySink, RequestDecoder, encode};
 use dstore_rpc::driver::{self, LinkEvent, Rpc, RpcTimer};
 use dstore_rpc::service::{Answer, Incoming, Origin};
 use dstore_rpc::{CallOptions, CloseCode, CloseReason as LinkEnd, ClusterId, Lane, NodeId, Refusal, TraceId};
-use dstore_storage::{Log, LogError, LogIndex, LogOp, RangeId};
+use dstore_storage::snapshot::SpanSum;
+use dstore_storage::{EngineError, Log, LogError, LogIndex, LogOp, RangeId};
 
 use crate::clock::now;
+use crate::config::PeerAddress;
 use crate::founding::Founders;
 use crate::restart::Replay;
-use crate::store::SharedEngine;
+use crate::store::{self, SharedEngine};
 
 /// What other threads tell the loop.
 pub enum Mail {
     /// The log has everything up to this write on disk, or never will.
-    Durable(u64, Result<(), LogError>),
+    Durable(RangeId, u64, Result<(), LogError>),
     /// The node was asked to stop.
     Stop,
     /// The engine was flushed, and holds each range at least up to here; or it could not be.
     Flushed(Result<Vec<(RangeId, LogIndex)>, String>),
+    /// The data of a range was summed up; or it could not be read.
+    Summed(RangeId, Result<SpanSum, EngineError>),
 }
 
 /// The timers of the loop.
@@ -302,7 +306,7 @@ impl Front {
                 }
                 Output::Pause { session } => self.with_connection(session, |id| net.pause(id)),
                 Output::Resume { session } => self.with_connection(session, |id| net.resume(id)),
-                Output::Write { ticket, ops } => self.write(net, ticket, ops),
+                Output::Write { range, ticket, ops } => self.write(net, (range, ticket), ops),
                 Output::Send { to, method, body } => {
                     // Dropped where the peer is away or slow; consensus sends what is still needed again.
                     self.rpc.send_raw(net.now(), to, method, body, TraceId(0));
@@ -317,11 +321,37 @@ impl Front {
                 Output::Answer { request, result } => {
                     self.rpc.answer(net.now(), Answer { request, result });
                 }
+                Output::SendSnapshot { transfer, .. } => {
+                    self.pending = true;
+                    let unable = Err("this node cannot send snapshots".to_owned());
+                    if let Err(error) = self.node.handle_snapshot_sent(now(), transfer, unable) {
+                        self.fail(net, error);
+                    }
+                }
+                Output::Install { range, .. } => unreachable!("range {range}: no snapshot was taken in"),
+                Output::Checksum { range, checksum } => {
+                    let mailbox = self.mailbox.clone().unwrap_or_else(|| net.mailbox());
+                    if let Err(error) = store::sum_up(range, checksum, mailbox) {
+                        self.fail(net, Fatal::Flush(format!("cannot start a thread: {error}")));
+                    }
+                }
+                Output::Peer { node, address: None } => self.rpc.remove_peer(net.now(), node),
+                Output::Peer { node, address: Some(address) } => match address.parse::<PeerAddress>() {
+                    Ok(address) => {
+                        self.rpc.set_peer(net.now(), node, address.target());
+                        self.rpc.connect(net.now(), node);
+                    }
+                    Err(error) => tracing::warn!("no connection with node {:016x}: {error:#}", node.0),
+                },
+                Output::Removed => {
+                    tracing::error!("this node was removed from its cluster");
+                    self.begin_to_stop(net);
+                }
             }
         }
     }
 
-    fn write(&mut self, net: &mut Net<Front>, ticket: u64, ops: Vec<LogOp>) {
+    fn write(&mut self, net: &mut Net<Front>, (range, ticket): (RangeId, u64), ops: Vec<LogOp>) {
         for op in &ops {
             if let LogOp::Append { entries, .. } = op {
                 self.unflushed_bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
@@ -330,7 +360,7 @@ impl Front {
         let mailbox = self.mailbox.clone().unwrap_or_else(|| net.mailbox());
         let done = move |result| {
             // Refused only by a loop that has ended, which acknowledges nothing any more.
-            let _ = mailbox.post(Mail::Durable(ticket, result));
+            let _ = mailbox.post(Mail::Durable(range, ticket, result));
         };
         if let Err(error) = self.log.submit(ops, Box::new(done)) {
             self.fail(net, error);
@@ -394,23 +424,19 @@ impl Application for Front {
 
     fn on_start(&mut self, net: &mut Net<Self>) {
         self.mailbox = Some(net.mailbox());
-        let peers: Vec<_> = self.rpc.peers().collect();
-        for peer in peers {
-            self.rpc.connect(net.now(), peer);
-        }
         driver::end_of_turn(self, net);
         self.arm_timer(net);
     }
 
     fn on_mail(&mut self, net: &mut Net<Self>, mail: Mail) {
         match mail {
-            Mail::Durable(ticket, Ok(())) => {
+            Mail::Durable(range, ticket, Ok(())) => {
                 self.drive(net, |node| {
-                    node.handle_durable(now(), ticket);
+                    node.handle_durable(now(), range, ticket);
                     Ok(())
                 });
             }
-            Mail::Durable(_, Err(error)) => self.fail(net, error),
+            Mail::Durable(_, _, Err(error)) => self.fail(net, error),
             Mail::Stop => {
                 self.begin_to_stop(net);
                 self.drive(net, |_| Ok(()));
@@ -418,10 +444,11 @@ impl Application for Front {
             Mail::Flushed(Ok(persisted)) => {
                 self.flushing = false;
                 self.drive(net, |node| {
-                    node.handle_flushed(&persisted);
+                    node.handle_flushed(now(), &persisted);
                     Ok(())
                 });
             }
+            Mail::Summed(range, result) => self.drive(net, |node| node.handle_checksum(now(), range, result)),
             Mail::Flushed(Err(error)) => self.fail(net, Fatal::Flush(error)),
         }
     }

@@ -18,7 +18,7 @@ use signal_hook::iterator::Signals;
 
 use crate::admin;
 use crate::clock::{self, random_u64};
-use crate::config::{Config, PeerAddress, Reads};
+use crate::config::{Config, Reads};
 use crate::console::say;
 use crate::data_dir::DataDir;
 use crate::founding::{self, Founded};
@@ -115,11 +115,15 @@ fn open_node(
     engine: SharedEngine,
     log: Arc<dyn Log>,
 ) -> anyhow::Result<Node<SharedEngine>> {
-    let member = |(node, address): &(NodeId, String)| Member { node: *node, peer_address: address.clone() };
+    let member =
+        |(node, address): &(NodeId, String)| Member { node: *node, peer_address: address.clone(), moved: false };
+    let own = founded.members.iter().find(|(node, _)| *node == founded.identity.node);
     let parts = NodeParts {
         engine,
         identity: founded.identity,
-        members: founded.members.iter().map(member).collect(),
+        founders: founded.members.iter().map(member).collect(),
+        contacts: Vec::new(),
+        peer_address: own.map(|(_, address)| address.clone()).unwrap_or_default(),
         limits: node_limits(config, &*log),
         facts: facts(config, dir, founded),
         host: Box::new(Process::new(log.clone(), config.log_segment_bytes as u64)),
@@ -144,12 +148,7 @@ fn open_rpc(config: &Config, founded: &Founded, log: &dyn Log) -> anyhow::Result
         founded.members.len() * limits.requests_inflight_max,
         founded.members.len() * limits.request_bytes_inflight_max,
     );
-    let mut rpc = Rpc::new(rpc_config, admission, random::bytes()?, Instant::now());
-    for (node, address) in founded.members.iter().filter(|(node, _)| *node != founded.identity.node) {
-        let address: PeerAddress = address.parse().with_context(|| format!("peer address {address}"))?;
-        rpc.set_peer(Instant::now(), *node, address.target());
-    }
-    Ok(rpc)
+    Ok(Rpc::new(rpc_config, admission, random::bytes()?, Instant::now()))
 }
 
 /// A port that is taken should be told at once, not after the data was opened and the log replayed.
@@ -189,6 +188,7 @@ fn node_limits(config: &Config, log: &dyn Log) -> NodeLimits {
         lease: config.cluster.lease(),
         lease_reads: config.cluster.reads == Reads::Lease,
         follower_reads: config.cluster.follower_reads,
+        ..NodeLimits::default()
     }
 }
 

@@ -108,12 +108,15 @@ impl Machine {
         self.has_power = true;
         let identity =
             Identity { cluster: ClusterId(1), node: node_of(self.id), incarnation: Incarnation(self.incarnation) };
-        let member = |machine| Member { node: node_of(machine), peer_address: format!("n{}:1", machine + 1) };
+        let member =
+            |machine| Member { node: node_of(machine), peer_address: format!("n{}:1", machine + 1), moved: false };
         let parts = NodeParts {
             engine: self.engine.clone(),
             log: self.log.clone(),
             identity,
-            members: (0..settings.nodes).map(member).collect(),
+            founders: (0..settings.nodes).map(member).collect(),
+            contacts: Vec::new(),
+            peer_address: member(self.id).peer_address,
             limits: settings.limits.clone(),
             facts: Facts { node_id: self.name(), version: env!("CARGO_PKG_VERSION"), ..Facts::default() },
             host: Box::new(NoHost),
@@ -128,8 +131,13 @@ impl Machine {
         let secret = Secret::new(b"the secret of the simulated cluster").expect("it is long enough");
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&self.random.number().to_le_bytes());
-        let peers = Peers::new(Config::new(identity, secret), seed, settings.nodes);
-        self.process = Some(Process::new(core, peers, self.log.clone(), self.name(), around));
+        let mut peers = Peers::new(Config::new(identity, secret), seed, self.id);
+        let now = around.clock.instant(around.moment);
+        for other in (0..settings.nodes).filter(|other| *other != self.id) {
+            peers.set_peer(now, node_of(other), &format!("n{}:1", other + 1));
+        }
+        peers.settle(now, around.moment, around.network);
+        self.process = Some(Process::new(core, peers, self.log.clone(), self.name()));
         Ok(())
     }
 

@@ -139,13 +139,16 @@ pub struct Network {
     streams: BTreeMap<StreamId, Stream>,
     next: u64,
     schedule: Vec<(Moment, StreamId, End)>,
+    names: BTreeMap<String, Machine>,
 }
 
 impl Network {
-    /// So many machines, joined by links of default quality.
+    /// So many machines, joined by links of default quality; and one more, which is [nowhere](Network::nowhere).
     pub fn new(mut random: Random, machines: usize) -> Network {
+        let machines = machines + 1;
         Network {
             machines,
+            names: BTreeMap::new(),
             window_bytes: *random.pick(&WINDOWS_BYTES),
             random,
             links: vec![Link::default(); machines * machines],
@@ -153,6 +156,25 @@ impl Network {
             next: 1,
             schedule: Vec::new(),
         }
+    }
+
+    /// The machine that addresses lead to at which nobody is. Whoever owns the network refuses what arrives there.
+    pub fn nowhere(&self) -> Machine {
+        self.machines - 1
+    }
+
+    /// Gives a machine an address, which nobody else has from now on; or takes it away.
+    pub fn set_name(&mut self, address: &str, machine: Option<Machine>) {
+        match machine {
+            Some(machine) => drop(self.names.insert(address.to_owned(), machine)),
+            None => drop(self.names.remove(address)),
+        }
+    }
+
+    /// Connects to an address.
+    pub fn dial_address(&mut self, now: Moment, from: Machine, address: &str) -> StreamId {
+        let to = self.names.get(address).copied().unwrap_or(self.nowhere());
+        self.dial(now, from, to)
     }
 
     fn link(&mut self, from: Machine, to: Machine) -> &mut Link {

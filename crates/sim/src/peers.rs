@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dstore_rpc::{
-    Action, Admission, CallId, CallOptions, Channel, Config, Connection, Entropy, Event, Identity, Lane, LinkId,
-    NodeId, RequestId, Route, Status, TraceId,
+    Action, Admission, CallId, CallOptions, Channel, Code, Config, Connection, Entropy, Event, Execution, Identity,
+    Lane, LinkId, NodeId, RequestId, Route, SendError, Status, StreamId as Flow, TraceId,
 };
 
 use crate::network::{Arrival, End, Machine, Network, StreamId};
@@ -27,12 +27,7 @@ fn key_of(link: LinkId) -> u64 {
     }
 }
 
-/// The machine of a node: nodes count from 1, machines from 0.
-pub fn machine_of(node: NodeId) -> Machine {
-    usize::try_from(node.0).expect("few nodes") - 1
-}
-
-/// The node of a machine.
+/// The node that a machine's disk belongs to: a disk that was lost is another machine here, so that no id comes twice.
 pub fn node_of(machine: Machine) -> NodeId {
     NodeId(machine as u64 + 1)
 }
@@ -76,6 +71,35 @@ pub enum PeerEvent {
         /// Its result.
         result: Result<Bytes, Status>,
     },
+    /// A peer opened a stream.
+    Opened {
+        /// Who.
+        from: NodeId,
+        /// Which.
+        flow: Flow,
+        /// What for.
+        method: u32,
+        /// What it begins with.
+        body: Bytes,
+    },
+    /// Bytes of a stream. They count against its window until [`Peers::consumed`].
+    Chunk {
+        /// Which.
+        flow: Flow,
+        /// Its bytes; empty only together with `end`.
+        body: Bytes,
+        /// The peer sends no more.
+        end: bool,
+    },
+    /// A stream that had no credit has some again.
+    Writable(Flow),
+    /// A stream is over, in order only if both ends say so.
+    Closed {
+        /// Which.
+        flow: Flow,
+        /// How.
+        result: Result<(), Status>,
+    },
 }
 
 enum Side {
@@ -93,8 +117,21 @@ struct Transport {
 
 struct Slot {
     side: Side,
+    /// To whom it leads, by our own wish.
+    node: Option<NodeId>,
+    /// For messages, rather than for bulk, once that is known.
+    messages: bool,
     peer: Option<Identity>,
     transport: Option<Transport>,
+    /// Nobody will use it any more.
+    retired: bool,
+}
+
+/// A peer that was named, and the keys of its two channels.
+struct Named {
+    address: String,
+    messages: u64,
+    bulk: u64,
 }
 
 /// The connections of one start of a node. See the [module](self).
@@ -104,7 +141,8 @@ pub struct Peers {
     admission: Admission,
     entropy: Entropy,
     slots: BTreeMap<u64, Slot>,
-    channels: BTreeMap<NodeId, u64>,
+    peers: BTreeMap<NodeId, Named>,
+    channels: u64,
     accepted: u64,
     by_stream: BTreeMap<StreamId, u64>,
     calls: BTreeMap<(u64, CallId), u64>,
@@ -113,39 +151,66 @@ pub struct Peers {
 }
 
 impl Peers {
-    /// Knows the other nodes of the cluster. `seed` is another one at every start.
-    pub fn new(config: Config, seed: [u8; 32], nodes: usize) -> Peers {
-        let machine = machine_of(config.identity.node);
-        let mut peers = Peers {
+    /// Knows nobody yet. `seed` is another one at every start.
+    pub fn new(config: Config, seed: [u8; 32], machine: Machine) -> Peers {
+        Peers {
             machine,
             config: Arc::new(config),
             admission: Admission::default(),
             entropy: Entropy::new(seed),
             slots: BTreeMap::new(),
-            channels: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            channels: 0,
             accepted: 0,
             by_stream: BTreeMap::new(),
             calls: BTreeMap::new(),
             touched: BTreeSet::new(),
             events: VecDeque::new(),
-        };
-        for other in (0..nodes).filter(|other| *other != machine) {
-            let key = (other as u64 + 1) << CHANNEL_SHIFT;
-            let route = Route { lane: Lane::Messages, expected: Some(node_of(other)), links_above: LinkId(key) };
-            let channel = Channel::new(peers.config.clone(), peers.admission.clone(), peers.entropy.fork(), route);
-            let slot = Slot { side: Side::Dialing(Box::new(channel)), peer: None, transport: None };
-            peers.slots.insert(key, slot);
-            peers.channels.insert(node_of(other), key);
         }
-        peers
     }
 
-    /// Connects to everybody without waiting for something to send.
-    pub fn connect(&mut self, now: Instant) {
-        let keys: Vec<u64> = self.channels.values().copied().collect();
-        for key in keys {
-            self.with_channel(key, |channel| channel.connect(now));
+    /// Names a peer and connects to it; or says where it is now: connections to the old place end.
+    pub fn set_peer(&mut self, now: Instant, node: NodeId, address: &str) {
+        if let Some(named) = self.peers.get_mut(&node) {
+            if named.address != address {
+                address.clone_into(&mut named.address);
+                for key in [named.messages, named.bulk] {
+                    self.with_channel(key, |channel| channel.readdress(now));
+                }
+            }
+            return;
         }
+        let (messages, bulk) = (self.add_channel(node, Lane::Messages), self.add_channel(node, Lane::Bulk));
+        self.peers.insert(node, Named { address: address.to_owned(), messages, bulk });
+        self.with_channel(messages, |channel| channel.connect(now));
+    }
+
+    /// Forgets a peer; calls of it and streams to it end.
+    pub fn remove_peer(&mut self, now: Instant, node: NodeId) {
+        let Some(named) = self.peers.remove(&node) else { return };
+        for key in [named.messages, named.bulk] {
+            self.with_channel(key, |channel| channel.shut(now, "the peer was removed"));
+            if let Some(slot) = self.slots.get_mut(&key) {
+                slot.retired = true;
+            }
+        }
+    }
+
+    fn add_channel(&mut self, node: NodeId, lane: Lane) -> u64 {
+        self.channels += 1;
+        let key = self.channels << CHANNEL_SHIFT;
+        let route = Route { lane, expected: Some(node), links_above: LinkId(key) };
+        let channel = Channel::new(self.config.clone(), self.admission.clone(), self.entropy.fork(), route);
+        let slot = Slot {
+            side: Side::Dialing(Box::new(channel)),
+            node: Some(node),
+            messages: lane == Lane::Messages,
+            peer: None,
+            transport: None,
+            retired: false,
+        };
+        self.slots.insert(key, slot);
+        key
     }
 
     /// Something arrived on a stream.
@@ -175,7 +240,14 @@ impl Peers {
         let (config, admission) = (self.config.clone(), self.admission.clone());
         let connection = Connection::accept(config, admission, now, link, self.entropy.nonce());
         let transport = Transport { link, stream, end: End::Acceptor, connected: true };
-        let slot = Slot { side: Side::Accepted(Box::new(connection)), peer: None, transport: Some(transport) };
+        let slot = Slot {
+            side: Side::Accepted(Box::new(connection)),
+            node: None,
+            messages: false,
+            peer: None,
+            transport: Some(transport),
+            retired: false,
+        };
         self.slots.insert(link.0, slot);
         self.by_stream.insert(stream, link.0);
         self.touched.insert(link.0);
@@ -201,13 +273,16 @@ impl Peers {
 
     /// Sends a one-way message; false if it was dropped.
     pub fn send(&mut self, now: Instant, to: NodeId, method: u32, body: Bytes) -> bool {
-        let Some(key) = self.channels.get(&to).copied() else { return false };
+        let Some(key) = self.peers.get(&to).map(|named| named.messages) else { return false };
         self.with_channel(key, |channel| channel.send(now, method, body, TraceId(0))).unwrap_or(false)
     }
 
     /// Calls; a [`PeerEvent::Reply`] with this token ends it.
     pub fn call(&mut self, now: Instant, to: NodeId, token: u64, (method, body): (u32, Bytes), timeout: Duration) {
-        let key = *self.channels.get(&to).expect("a node calls the peers it was given");
+        let Some(key) = self.peers.get(&to).map(|named| named.messages) else {
+            let status = Status::new(Code::Unavailable, Execution::NotExecuted, format!("there is no peer {to}"));
+            return self.events.push_back(PeerEvent::Reply { token, result: Err(status) });
+        };
         let options = CallOptions::deadline(now + timeout);
         if let Some(call) = self.with_channel(key, |channel| channel.call(now, method, body, options)) {
             self.calls.insert((key, call), token);
@@ -225,6 +300,59 @@ impl Peers {
         }
     }
 
+    /// Opens a stream to a peer, on the connection for bulk. `None` if there is no such peer.
+    pub fn open(&mut self, now: Instant, to: NodeId, method: u32, body: Bytes) -> Option<Flow> {
+        let key = self.peers.get(&to).map(|named| named.bulk)?;
+        self.with_channel(key, |channel| channel.open_stream(now, method, body, TraceId(0)))
+    }
+
+    /// Sends the next bytes of a stream, if there is credit for all of them.
+    ///
+    /// # Errors
+    ///
+    /// There is not, yet; or the stream is over.
+    pub fn send_chunk(&mut self, now: Instant, flow: Flow, body: Bytes) -> Result<(), SendError> {
+        match self.side_of(flow) {
+            Some(Side::Dialing(channel)) => channel.stream_send(now, flow, body),
+            Some(Side::Accepted(connection)) => connection.stream_send(flow, body),
+            None => Err(SendError::Closed),
+        }
+    }
+
+    /// This end sends no more.
+    pub fn end(&mut self, now: Instant, flow: Flow) {
+        // One that is over cannot be ended, and its end is told by an event.
+        let _ = match self.side_of(flow) {
+            Some(Side::Dialing(channel)) => channel.stream_end(now, flow),
+            Some(Side::Accepted(connection)) => connection.stream_end(flow),
+            None => Ok(()),
+        };
+    }
+
+    /// So many bytes of a stream are done with.
+    pub fn consumed(&mut self, now: Instant, flow: Flow, bytes: usize) {
+        match self.side_of(flow) {
+            Some(Side::Dialing(channel)) => channel.stream_consumed(now, flow, bytes),
+            Some(Side::Accepted(connection)) => connection.stream_consumed(flow, bytes),
+            None => {}
+        }
+    }
+
+    /// Ends a stream at once, and says why.
+    pub fn reset(&mut self, now: Instant, flow: Flow, status: Status) {
+        match self.side_of(flow) {
+            Some(Side::Dialing(channel)) => channel.stream_reset(now, flow, status),
+            Some(Side::Accepted(connection)) => connection.stream_reset(flow, status),
+            None => {}
+        }
+    }
+
+    fn side_of(&mut self, flow: Flow) -> Option<&mut Side> {
+        let key = key_of(flow.link());
+        self.touched.insert(key);
+        self.slots.get_mut(&key).map(|slot| &mut slot.side)
+    }
+
     /// What happened, in order.
     pub fn poll_event(&mut self) -> Option<PeerEvent> {
         self.events.pop_front()
@@ -237,9 +365,12 @@ impl Peers {
                 self.event((now, moment), network, key, event);
             }
             while let Some(action) = self.slots.get_mut(&key).and_then(poll_action) {
-                self.act(moment, network, key, action);
+                self.act((now, moment), network, key, action);
             }
             self.pump(now, moment, network, key);
+            if self.slots.get(&key).is_some_and(|slot| slot.retired && slot.transport.is_none()) {
+                self.slots.remove(&key);
+            }
         }
     }
 
@@ -257,7 +388,10 @@ impl Peers {
         match event {
             Event::Established(peer) => {
                 slot.peer = Some(peer.identity);
-                self.events.push_back(PeerEvent::Link { node: peer.identity.node, dialed, up: true });
+                slot.messages = peer.lane == Lane::Messages;
+                if slot.messages {
+                    self.events.push_back(PeerEvent::Link { node: peer.identity.node, dialed, up: true });
+                }
             }
             Event::Completed { call, result } => {
                 if let Some(token) = self.calls.remove(&(key, call)) {
@@ -273,18 +407,25 @@ impl Peers {
                 self.events.push_back(PeerEvent::Message { from, method, body });
             }
             Event::Closed { .. } => {
-                if let Some(identity) = slot.peer.take() {
+                if let Some(identity) = slot.peer.take().filter(|_| slot.messages) {
                     self.events.push_back(PeerEvent::Link { node: identity.node, dialed, up: false });
                 }
                 if !dialed {
                     self.bury((now, moment), network, key);
                 }
             }
-            Event::Cancelled { .. }
-            | Event::StreamOpened { .. }
-            | Event::StreamChunk { .. }
-            | Event::StreamWritable { .. }
-            | Event::StreamClosed { .. } => {}
+            Event::Cancelled { .. } => {}
+            Event::StreamOpened { stream, method, body, .. } => {
+                let from = slot.peer.expect("only established peers open streams").node;
+                self.events.push_back(PeerEvent::Opened { from, flow: stream, method, body });
+            }
+            Event::StreamChunk { stream, body, end } => {
+                self.events.push_back(PeerEvent::Chunk { flow: stream, body, end });
+            }
+            Event::StreamWritable { stream } => self.events.push_back(PeerEvent::Writable(stream)),
+            Event::StreamClosed { stream, result } => {
+                self.events.push_back(PeerEvent::Closed { flow: stream, result });
+            }
         }
     }
 
@@ -301,13 +442,15 @@ impl Peers {
         network.close(moment, transport.stream, transport.end);
     }
 
-    fn act(&mut self, moment: Moment, network: &mut Network, key: u64, action: Action) {
+    fn act(&mut self, (now, moment): (Instant, Moment), network: &mut Network, key: u64, action: Action) {
         let Some(slot) = self.slots.get_mut(&key) else { return };
         match action {
             Action::Dial(link) => {
-                let to = self.channels.iter().find(|(_, of)| **of == key).map(|(node, _)| *node);
-                let to = machine_of(to.expect("only channels dial"));
-                let stream = network.dial(moment, self.machine, to);
+                let Some(named) = slot.node.and_then(|node| self.peers.get(&node)) else {
+                    self.with_channel(key, |channel| channel.handle_lost(now, link, "there is no way to the peer"));
+                    return;
+                };
+                let stream = network.dial_address(moment, self.machine, &named.address);
                 slot.transport = Some(Transport { link, stream, end: End::Dialer, connected: false });
                 self.by_stream.insert(stream, key);
             }
@@ -380,14 +523,15 @@ mod tests {
                 let identity = Identity { cluster: ClusterId(1), node: node_of(machine), incarnation: Incarnation(1) };
                 Config::new(identity, Secret::new(b"the secret of the simulator").expect("long enough"))
             };
-            World {
-                network: Network::new(Random::new(seed), 2),
-                peers: (0..2).map(|machine| Peers::new(config(machine), [machine as u8; 32], 2)).collect(),
-                clock: Clock::new(Instant::now(), 0, 0, 0),
-                schedule: BTreeSet::new(),
-                now: 0,
-                seen: Vec::new(),
+            let clock = Clock::new(Instant::now(), 0, 0, 0);
+            let mut network = Network::new(Random::new(seed), 2);
+            let mut peers: Vec<Peers> =
+                (0..2).map(|machine| Peers::new(config(machine), [machine as u8; 32], machine)).collect();
+            for (machine, name) in ["here", "there"].into_iter().enumerate() {
+                network.set_name(name, Some(machine));
+                peers[1 - machine].set_peer(clock.instant(0), node_of(machine), name);
             }
+            World { network, peers, clock, schedule: BTreeSet::new(), now: 0, seen: Vec::new() }
         }
 
         fn run(&mut self, until: Moment) {
@@ -453,8 +597,6 @@ mod tests {
     #[test]
     fn a_call_into_a_partition_ends_at_its_deadline() {
         let mut world = World::new(6);
-        let now = world.clock.instant(0);
-        world.peers[0].connect(now);
         world.run(SECOND);
         world.network.block(0, 1);
         let now = world.clock.instant(world.now);

@@ -76,7 +76,7 @@ struct Client {
 }
 
 /// What the log has on disk and the loop does not know of yet.
-type Completions = Arc<Mutex<VecDeque<(u64, Result<(), LogError>)>>>;
+type Completions = Arc<Mutex<VecDeque<(RangeId, u64, Result<(), LogError>)>>>;
 
 /// A running node. See the [module](self).
 pub struct Process {
@@ -112,17 +112,8 @@ impl Surroundings<'_> {
 }
 
 impl Process {
-    /// A process that was just started, and connects to its peers.
-    pub fn new(
-        core: Core,
-        mut peers: Peers,
-        log: Arc<MemoryLog>,
-        name: String,
-        around: &mut Surroundings<'_>,
-    ) -> Process {
-        let now = around.clock.instant(around.moment);
-        peers.connect(now);
-        peers.settle(now, around.moment, around.network);
+    /// A process that was just started.
+    pub fn new(core: Core, peers: Peers, log: Arc<MemoryLog>, name: String) -> Process {
         Process {
             core,
             peers,
@@ -168,12 +159,12 @@ impl Process {
         }
         loop {
             let next = self.completions().pop_front();
-            let Some((ticket, result)) = next else { break };
+            let Some((range, ticket, result)) = next else { break };
             result?;
-            self.core.handle_durable(now, ticket);
+            self.core.handle_durable(now, range, ticket);
         }
         if !self.flushed.is_empty() {
-            self.core.handle_flushed(&std::mem::take(&mut self.flushed));
+            self.core.handle_flushed(now, &std::mem::take(&mut self.flushed));
         }
         self.peers.handle_timeout(instant);
         self.take_peer_events(now, around)?;
@@ -226,7 +217,7 @@ impl Process {
         around.trace.note(around.moment, format_args!("{} {what}", self.name));
     }
 
-    fn completions(&self) -> std::sync::MutexGuard<'_, VecDeque<(u64, Result<(), LogError>)>> {
+    fn completions(&self) -> std::sync::MutexGuard<'_, VecDeque<(RangeId, u64, Result<(), LogError>)>> {
         self.completions.lock().expect("one thread runs the simulation, and a panic ends it")
     }
 
@@ -249,6 +240,10 @@ impl Process {
                 PeerEvent::Call { caller, request, method, body } => {
                     self.core.handle_call(now, caller.node, request, method, body)?;
                 }
+                PeerEvent::Opened { .. }
+                | PeerEvent::Chunk { .. }
+                | PeerEvent::Writable(_)
+                | PeerEvent::Closed { .. } => {}
                 PeerEvent::Reply { token, result } => {
                     match &result {
                         Ok(body) => self.note(around, format_args!("call {token} is answered, {}", Digest(body))),
@@ -271,13 +266,29 @@ impl Process {
             Output::Close { session } => self.with_client(session, |client| client.closing = true),
             // Its workloads do not ask for it.
             Output::Shutdown => {}
+            // Its machines know each other from the start, and keep their logs.
+            Output::Peer { .. } => {}
+            Output::Checksum { range, mut checksum } => {
+                let result = loop {
+                    match checksum.step(usize::MAX) {
+                        Ok(None) => {}
+                        Ok(Some(sum)) => break Ok(sum),
+                        Err(error) => break Err(error),
+                    }
+                };
+                self.core.handle_checksum(around.now(), range, result)?;
+            }
+            Output::SendSnapshot { transfer, .. } => {
+                self.core.handle_snapshot_sent(around.now(), transfer, Err("nobody carries it".to_owned()))?;
+            }
+            Output::Install { .. } | Output::Removed => unreachable!("its members do not change"),
             Output::Pause { session } => self.with_client(session, |client| client.paused = true),
             Output::Resume { session } => self.with_client(session, |client| client.paused = false),
-            Output::Write { ticket, ops } => {
-                self.note(around, format_args!("writes {ticket}: {}", Ops(&ops)));
+            Output::Write { range, ticket, ops } => {
+                self.note(around, format_args!("writes {ticket} of range {range}: {}", Ops(&ops)));
                 let completions = self.completions.clone();
                 let done = move |result| {
-                    completions.lock().expect("one thread").push_back((ticket, result));
+                    completions.lock().expect("one thread").push_back((range, ticket, result));
                 };
                 self.log.submit(ops, Box::new(done))?;
             }

@@ -108,6 +108,7 @@ impl World {
         let readers = nodes;
         let mut network = Network::new(random.fork(), nodes + clients + readers);
         for from in 0..nodes {
+            network.set_name(&format!("n{}:1", from + 1), Some(from));
             for to in (0..nodes).filter(|to| *to != from) {
                 network.set_quality(from, to, temper.quality);
             }

@@ -8,7 +8,7 @@ use dstore_storage::Engine;
 use super::session::{Expects, Multi, Part, SessionId, Slot, Unsent};
 use super::{absent, calls, connection, monitor, server};
 use crate::batch::{Command, Done, Item, Watched, Work, bytes_of};
-use crate::{Node, NodeError, Now, Output};
+use crate::{Node, NodeError, Now, Output, USER_RANGE};
 
 /// Commands queued by one MULTI. Its bytes are bounded as well, by the largest request a client may send.
 const MULTI_COMMANDS_MAX: usize = 100_000;
@@ -76,9 +76,14 @@ impl<E: Engine> Node<E> {
 
     /// Finds out which command a request is for, and whether it may be given now.
     fn admit(&mut self, id: SessionId, args: &[Bytes]) -> Result<&'static CommandSpec, Reply> {
+        let Some(session) = self.sessions.get(id) else { return Err(Reply::Null) };
+        let in_multi = session.multi.is_some();
+        let resolved = resolve(args);
+        // Elsewhere it is refused by the leader, with the whole block.
+        let full = resolved.as_ref().ok().filter(|_| in_multi).and_then(|spec| self.refuses(USER_RANGE, spec));
         let Some(session) = self.sessions.get_mut(id) else { return Err(Reply::Null) };
         let unauthenticated = || Reply::error("NOAUTH Authentication required.");
-        let resolved = resolve(args).map_err(|refusal| match absent::refusal(args) {
+        let resolved = resolved.map_err(|refusal| match absent::refusal(args) {
             Some(_) if !session.authenticated => unauthenticated(),
             Some(instead) => instead,
             None => refusal,
@@ -92,7 +97,10 @@ impl<E: Engine> Node<E> {
                 // In Redis it takes replies out of EXEC's array, which no client can read then.
                 Reply::error("ERR CLIENT REPLY is not allowed inside a transaction")
             }
-            Ok(spec) => return Ok(spec),
+            Ok(spec) => match full {
+                Some(oom) => Reply::error(oom),
+                None => return Ok(spec),
+            },
             Err(refusal) => refusal,
         };
         session.begin_request();

@@ -337,6 +337,11 @@ fn persistence_lines(report: &Report<'_>) -> Vec<String> {
     lines.push(format!("rdb_last_save_time:{}", report.now.wall_us / 1_000_000));
     lines.push(format!("aof_current_size:{}", report.status.log.bytes));
     lines.push(format!("dstore_log_bytes:{}", report.status.log.bytes));
+    let disk = &report.status.disk;
+    lines.push(format!("dstore_disk_space:{}", disk.space));
+    lines.extend(disk.free_bytes.map(|bytes| format!("dstore_disk_free_bytes:{bytes}")));
+    lines.push(format!("dstore_disk_stalled:{}", u8::from(disk.stalled)));
+    lines.push(format!("dstore_growth_refused:{}", u8::from(disk.refuses.is_some())));
     lines.extend(report.engine.iter().map(|(name, value)| format!("dstore_{name}:{value}")));
     lines
 }
@@ -426,7 +431,8 @@ fn raft_lines(report: &Report<'_>) -> Vec<String> {
     lines.push(format!("raft_members:{}", status.members.len()));
     for (at, member) in status.members.iter().enumerate() {
         let (peer, client) = (&member.peer_address, &member.client_address);
-        lines.push(format!("raft_member{at}:id={:016x},peer={peer},client={client}", member.node));
+        let part = member.part.name();
+        lines.push(format!("raft_member{at}:id={:016x},peer={peer},client={client},part={part}", member.node));
     }
     lines
 }

@@ -103,7 +103,7 @@ impl<E: Engine> Node<E> {
 
     /// How many replicas certainly have what was answered: an acknowledged write is on a majority, the leader among it.
     pub(crate) fn replicas_of_a_majority(&self) -> u64 {
-        self.members.len() as u64 / 2
+        self.groups.get(&USER_RANGE).map_or(0, |group| group.raft.configuration().voters().len() as u64 / 2)
     }
 
     /// How many replicas have the log as far as `target`. Only the leader knows of more than a majority.

@@ -17,7 +17,7 @@ use super::session::{Place, Session, SessionId};
 use crate::batch::Done;
 use crate::record::RecordKey;
 use crate::serve::{Task, Who};
-use crate::wire::{EXECUTE, Execute, Executed, FORGET, Forget, Refused};
+use crate::wire::{EXECUTE, Execute, Executed, FORGET, Forget, GREET, Refused};
 use crate::{Node, NodeError, Now, Output, USER_RANGE};
 
 /// How soon a batch that nobody would take is tried again, if nothing else happens before.
@@ -139,6 +139,12 @@ impl<E: Engine> Node<E> {
     ///
     /// The engine failed: the node must stop.
     pub fn handle_reply(&mut self, now: Now, token: u64, result: Result<Bytes, Status>) -> Result<(), NodeError> {
+        if self.greeting.remove(&token) {
+            if let Ok(greeted) = GREET.decode_reply(result) {
+                self.greeted(&greeted);
+            }
+            return Ok(());
+        }
         let Some(id) = self.calls.remove(&token) else { return Ok(()) };
         let Some(session) = self.sessions.get_mut(id) else { return Ok(()) };
         let Some(outstanding) = &mut session.outstanding else { return Ok(()) };

@@ -72,6 +72,10 @@ pub struct Stats {
     pub entry_bytes: u64,
     /// Expired keys removed.
     pub expired_keys: u64,
+    /// Times that the replicas of a range led here were compared.
+    pub checks: u64,
+    /// Times that they were not the same.
+    pub checks_failed: u64,
 }
 
 impl<E: Engine> Node<E> {

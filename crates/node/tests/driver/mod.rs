@@ -1,6 +1,8 @@
 //! A node driven by hand: what the tests of the core share.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)] // each test uses a part of it, and fails by panicking
 
+pub(crate) mod cluster;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -12,9 +14,9 @@ use dstore_node::{
 use dstore_raft::Time;
 use dstore_resp::encode;
 use dstore_rpc::{ClusterId, Identity, Incarnation, NodeId};
-use dstore_storage::{Log, LogOp, MemoryEngine, MemoryLog};
+use dstore_storage::{Log, LogOp, MemoryEngine, MemoryLog, RangeId};
 
-struct Nowhere;
+pub(crate) struct Nowhere;
 
 impl Host for Nowhere {
     fn usage(&self) -> Usage {
@@ -46,7 +48,7 @@ pub(crate) struct Driver {
     pub(crate) now: Now,
     pub(crate) starts: u64,
     /// Submitted and not durable.
-    pub(crate) submitted: VecDeque<u64>,
+    pub(crate) submitted: VecDeque<(RangeId, u64)>,
     pub(crate) longest_payload: usize,
     pub(crate) replies: BTreeMap<SessionId, Vec<String>>,
     pub(crate) events: Vec<&'static str>,
@@ -67,7 +69,9 @@ impl Driver {
             engine: engine.clone(),
             log: log.clone() as Arc<dyn Log>,
             identity,
-            members: vec![Member { node: NodeId(7), peer_address: String::new() }],
+            founders: vec![Member { node: NodeId(7), peer_address: String::new(), moved: false }],
+            contacts: Vec::new(),
+            peer_address: String::new(),
             limits: limits(),
             facts: Facts::default(),
             host: Box::new(Nowhere),
@@ -136,9 +140,9 @@ impl Driver {
 
     /// The oldest submitted write reaches the disk.
     pub(crate) fn sync_one(&mut self) {
-        let ticket = self.submitted.pop_front().expect("something was submitted");
+        let (range, ticket) = self.submitted.pop_front().expect("something was submitted");
         assert!(self.log.sync_one());
-        self.node.handle_durable(self.now, ticket);
+        self.node.handle_durable(self.now, range, ticket);
         self.end_turn();
     }
 
@@ -157,7 +161,7 @@ impl Driver {
                     let text = String::from_utf8(text).unwrap().replace("\r\n", " ");
                     self.replies.entry(session).or_default().push(text.trim_end().to_owned());
                 }
-                Output::Write { ticket, ops } => {
+                Output::Write { range, ticket, ops } => {
                     for op in &ops {
                         if let LogOp::Append { entries, .. } = op {
                             let longest = entries.iter().map(|entry| entry.payload.len()).max().unwrap_or(0);
@@ -165,7 +169,7 @@ impl Driver {
                         }
                     }
                     self.log.submit(ops, Box::new(|_| {})).unwrap();
-                    self.submitted.push_back(ticket);
+                    self.submitted.push_back((range, ticket));
                 }
                 Output::Close { session } => {
                     self.events.push("close");

@@ -16,7 +16,7 @@ use crate::quorum::Tally;
 
 impl<S: LogStorage> Raft<S> {
     pub(super) fn tick_election(&mut self) {
-        if self.is_electable() {
+        if self.is_electable() && !self.abstains {
             self.become_pre_candidate();
         } else {
             self.reset_election_deadline();
@@ -32,6 +32,12 @@ impl<S: LogStorage> Raft<S> {
             self.deadline = self.deadline.min(self.promise_ends());
             self.tick(now);
         }
+    }
+
+    /// Whether this node leaves it to others to stand for election, and to succeed a leader: its disk is too slow for
+    /// anybody to gain by it. It votes as ever. What it stands for already goes on.
+    pub fn abstain(&mut self, abstains: bool) {
+        self.abstains = abstains;
     }
 
     /// When this node is free to vote, for itself as for others.

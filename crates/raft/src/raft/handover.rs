@@ -1,11 +1,12 @@
 //! Leadership given away (dissertation, section 3.10).
 //!
-//! The leader stops taking proposals, waits until its successor has the whole log, and tells it to stand for election. Such
-//! a candidate must be able to win while the leader lives, so voters are released from their promise; therefore the leader
-//! gives its lease up *first*, and if the transfer does not come about, gets a new one only from heartbeats it sends after
-//! that. The permission it gave may still be on its way, though, for any length of time. So it names the last heartbeat
-//! round before it, and a voter that has heard a later round takes it as withdrawn: a quorum that gives the leader its lease
-//! back is a quorum that will not honour the old permission.
+//! The leader stops taking proposals, waits until its successor has the whole log and all of it is committed, so that it
+//! leaves nobody in doubt about what was proposed, and tells it to stand for election. Such a candidate must be able to win
+//! while the leader lives, so voters are released from their promise; therefore the leader gives its lease up *first*, and
+//! if the transfer does not come about, gets a new one only from heartbeats it sends after that. The permission it gave may
+//! still be on its way, though, for any length of time. So it names the last heartbeat round before it, and a voter that has
+//! heard a later round takes it as withdrawn: a quorum that gives the leader its lease back is a quorum that will not honour
+//! the old permission.
 
 use super::*;
 use crate::ready::TransferRefused;
@@ -47,10 +48,17 @@ impl<S: LogStorage> Raft<S> {
         self.transfer.is_some()
     }
 
+    /// Something was committed, perhaps the last thing that a transfer waits for.
+    pub(super) fn maybe_finish_any_transfer(&mut self) {
+        if let Some(to) = self.transfer.as_ref().map(|transfer| transfer.to) {
+            self.maybe_finish_transfer(to);
+        }
+    }
+
     /// Tells the successor to stand, if it is ready.
     pub(super) fn maybe_finish_transfer(&mut self, from: NodeId) {
         let last = self.log.last_index();
-        let ready = self.peer(from).is_some_and(|p| p.matched == last);
+        let ready = self.log.commit() == last && self.peer(from).is_some_and(|p| p.matched == last);
         let Some(transfer) = self.transfer.as_mut().filter(|t| t.to == from && ready) else { return };
         // Said again whenever the successor answers something, in case it was lost.
         transfer.sent = true;
@@ -74,7 +82,7 @@ impl<S: LogStorage> Raft<S> {
         let withdrawn = handover < self.heard_round && !planted!(self, StaleHandover);
         let follows = self.role == Role::Follower && self.leader.is_none_or(|l| l == from);
         let free = self.now >= self.grace_until;
-        if follows && free && !withdrawn && self.configuration().is_voter(self.id) {
+        if follows && free && !withdrawn && !self.abstains && self.configuration().is_voter(self.id) {
             self.become_candidate(Some(handover));
         }
     }

@@ -188,7 +188,7 @@ impl<S: LogStorage> Raft<S> {
         let Some(peer) = self.peer_mut(from) else { return Ok(()) };
         if peer.accepted(matched, base) {
             self.maybe_commit();
-            self.maybe_finish_transfer(from);
+            self.maybe_finish_any_transfer();
         }
         Ok(())
     }
@@ -317,23 +317,25 @@ impl<S: LogStorage> Raft<S> {
     }
 
     /// The driver has a snapshot for a follower; it will carry the data along with the message that follows. One that the
-    /// follower no longer needs is ignored.
+    /// follower no longer needs is ignored: no message follows then, and the answer is false.
     ///
     /// # Panics
     /// If the snapshot is of something that is not committed.
-    pub fn snapshot_produced(&mut self, to: NodeId, meta: SnapshotMeta) {
+    pub fn snapshot_produced(&mut self, to: NodeId, meta: SnapshotMeta) -> bool {
         assert!(meta.last.index <= self.log.commit(), "a snapshot at {} is not committed", meta.last);
         let base = self.log.base().index;
-        let Some(peer) = self.peers.iter_mut().find(|p| p.id == to) else { return };
+        let Some(peer) = self.peers.iter_mut().find(|p| p.id == to) else { return false };
         if peer.state != ProgressState::SnapshotWanted {
-            return;
+            return false;
         }
         if meta.last.index < base {
             // The log was shortened past it meanwhile: it would not help.
-            return self.snapshot_failed(to);
+            self.snapshot_failed(to);
+            return false;
         }
         peer.become_snapshot_sent(meta.last.index);
         self.send(to, Body::Snapshot(Box::new(meta)));
+        true
     }
 
     /// A snapshot could not be produced, or sent. It is asked for again when the follower next answers a heartbeat.

@@ -94,6 +94,8 @@ pub struct Raft<S> {
     timeout_nanos: u64,
     /// A leader's next heartbeat; anyone else's next election.
     deadline: Time,
+    /// The driver wants others to lead: see [`Raft::abstain`].
+    abstains: bool,
     /// Votes received by this candidate, its own among them once durable.
     votes: Vec<(NodeId, bool)>,
     /// The permission this candidate stands by, if any.
@@ -169,6 +171,7 @@ impl<S: LogStorage> Raft<S> {
             grace_until,
             timeout_nanos: 0,
             deadline: now,
+            abstains: false,
             votes: Vec::new(),
             handover: None,
             verified: log.commit(),

@@ -114,7 +114,10 @@ impl<S: LogStorage> Raft<S> {
         self.out.durable_number = self.out.durable_number.max(number);
         self.log.persisted(number);
         match self.role {
-            Role::Leader => self.maybe_commit(),
+            Role::Leader => {
+                self.maybe_commit();
+                self.maybe_finish_any_transfer();
+            }
             Role::Candidate => self.record_own_vote_if_durable(),
             Role::Follower | Role::PreCandidate => {}
         }

@@ -182,7 +182,7 @@ impl Script {
         let node = *words.first().ok_or("which node?")?;
         let second = words.get(1).copied().unwrap_or_default();
         let answer = match command {
-            "campaign" | "tick" | "flush" | "lost" => self.nudge(command, node, second)?,
+            "campaign" | "tick" | "flush" | "lost" | "abstain" => self.nudge(command, node, second)?,
             "propose" => {
                 let entries: Vec<Bytes> = words[1..].iter().map(|w| payload(w)).collect();
                 let dropped = |d: ProposalDropped| format!("dropped: {d}");
@@ -240,6 +240,7 @@ impl Script {
             "campaign" => self.raft(node)?.campaign(now),
             "tick" => self.raft(node)?.tick(now),
             "lost" => self.raft(node)?.peer_lost(now, NodeId(parse(second)?)),
+            "abstain" => self.raft(node)?.abstain(second != "off"),
             _ => self.host(node)?.flush(),
         }
         Ok(String::new())
@@ -679,6 +680,7 @@ scripts!(
     joint_majorities,
     leader_removal,
     transfer,
+    slow_disk,
     snapshot,
     reads,
     lease,

@@ -52,6 +52,11 @@ impl StreamId {
 }
 
 impl RequestId {
+    /// The request that a peer numbered `id` on `link`. Connections make these; so does who stands in for one.
+    pub fn new(link: LinkId, id: u64) -> RequestId {
+        RequestId { link, id }
+    }
+
     /// The id as a number, for logs and tables.
     pub fn get(self) -> u64 {
         self.id

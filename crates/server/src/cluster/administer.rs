@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Nobody answers there, or the node will not.
 pub fn transfer_leader(peer: &PeerAddress, secret_file: &Path, to: Option<NodeId>) -> anyhow::Result<String> {
     let secret = secret_in(secret_file)?;
-    let request = Administer { hand_over: Some(HandOver { to: to.map_or(0, |to| to.0) }) };
+    let hand_over = Some(HandOver { to: to.map_or(0, |to| to.0) });
+    let request = Administer { hand_over, ..Administer::default() };
     let answer = ask(peer, &secret, &request)?;
     let answer = match answer.peer_address.as_str() {
         "" => answer,

@@ -7,6 +7,7 @@
 //! field 0x04                                        members of the range's group (the consensus library's format)
 //! field 0x05 | node | incarnation | connection      what a gateway's connection last had executed (the node's format);
 //!                                                   all three u64
+//! field 0x06                                        when replicas were last compared (the node's format)
 //! ```
 //!
 //! The expiry index has one record for each key with an expiry, written and removed with the key's head record. It may
@@ -25,6 +26,7 @@ const FIELD_EXPIRY: u8 = 0x02;
 const FIELD_COUNT: u8 = 0x03;
 const FIELD_MEMBERS: u8 = 0x04;
 const FIELD_REQUEST: u8 = 0x05;
+const FIELD_CHECK: u8 = 0x06;
 
 /// Tag, range id, field.
 const PREFIX_BYTES: usize = 10;
@@ -45,6 +47,11 @@ pub fn applied_key(range: RangeId) -> Bytes {
 /// Where the members of the range's group are.
 pub fn members_key(range: RangeId) -> Bytes {
     Bytes::from(prefix(range, FIELD_MEMBERS))
+}
+
+/// Where it stands when the range's replicas were last compared.
+pub fn check_key(range: RangeId) -> Bytes {
+    Bytes::from(prefix(range, FIELD_CHECK))
 }
 
 /// Where the range remembers what a connection of a gateway last had executed.

@@ -244,9 +244,9 @@ impl Builder {
         self.items == 0
     }
 
-    /// Whether a record of this size may still come in.
-    pub(super) fn fits(&self, key: &[u8], value: &[u8]) -> bool {
-        self.is_empty() || self.bytes.len() - HEADER_BYTES + 8 + key.len() + value.len() <= CHUNK_BYTES
+    /// Whether a record of this size may still come into a chunk of at most `bytes_max`.
+    pub(super) fn fits(&self, key: &[u8], value: &[u8], bytes_max: usize) -> bool {
+        self.is_empty() || self.bytes.len() - HEADER_BYTES + 8 + key.len() + value.len() <= bytes_max
     }
 
     pub(super) fn push(&mut self, key: &[u8], value: &[u8]) {

@@ -51,6 +51,7 @@ pub struct Export {
     id: u64,
     /// The number of the next chunk.
     number: u64,
+    chunk_bytes: usize,
     ended: bool,
 }
 
@@ -63,7 +64,13 @@ impl std::fmt::Debug for Export {
 impl Export {
     /// Begins with the state of `engine` as of now. `id` is the caller's name for this snapshot; the receiver checks it.
     pub fn begin<E: Engine + ?Sized>(engine: &E, id: u64, spans: Spans) -> Export {
-        Export { walk: Walk::new(engine.freeze(), spans), id, number: 0, ended: false }
+        Export { walk: Walk::new(engine.freeze(), spans), id, number: 0, chunk_bytes: CHUNK_BYTES, ended: false }
+    }
+
+    /// Lets chunks have so many bytes of records at most, or a single record, instead of [`CHUNK_BYTES`]: for carriers that
+    /// want them smaller.
+    pub fn set_chunk_bytes(&mut self, bytes: usize) {
+        self.chunk_bytes = bytes;
     }
 
     /// The state that is being sent, for reading what must go with it: the applied position, say.
@@ -89,9 +96,10 @@ impl Export {
     }
 
     fn records_or_end(&mut self, number: u64) -> Result<Bytes, EngineError> {
-        let mut builder = Builder::with_capacity(CHUNK_BYTES);
+        let mut builder = Builder::with_capacity(self.chunk_bytes);
+        let bytes_max = self.chunk_bytes;
         self.walk.step(|key, value| {
-            let fits = builder.fits(key, value);
+            let fits = builder.fits(key, value, bytes_max);
             if fits {
                 builder.push(key, value);
             }

@@ -1,0 +1,253 @@
+//! [`Roster`]: which nodes there are and where their peers reach them, as far as this node knows.
+//!
+//! The records of the system range are the truth, but this node's copy of them may be old; what a node says of itself in a
+//! later start is newer than what the range says of an earlier one. A removed node stays removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dstore_rpc::NodeId;
+use dstore_storage::layout::system;
+use dstore_storage::{Direction, Engine, LogIndex, Reader};
+use prost::Message as _;
+
+use crate::wire::{GREET, Greeted, NodeRecord};
+use crate::{Member, Node, NodeError, Now, Output, SYSTEM_RANGE};
+
+/// All nodes that this one knows.
+#[derive(Debug, Default)]
+pub(crate) struct Roster {
+    nodes: BTreeMap<u64, NodeRecord>,
+    /// What the driver was told: where each peer is.
+    told: BTreeMap<u64, String>,
+    /// How much of the system range has gone into it.
+    read_at: Option<LogIndex>,
+}
+
+impl Roster {
+    /// The nodes that a start begins with. Where one has moved, by what its user says, that holds until the node itself
+    /// says otherwise in a later start.
+    pub(crate) fn new(records: Vec<NodeRecord>, members: &[Member]) -> Roster {
+        let mut roster = Roster::default();
+        records.iter().for_each(|record| roster.note(record));
+        for Member { node, peer_address, moved } in members {
+            let known = roster.nodes.entry(node.0).or_insert_with(|| NodeRecord {
+                node: node.0,
+                peer_address: peer_address.clone(),
+                ..NodeRecord::default()
+            });
+            if *moved {
+                known.peer_address.clone_from(peer_address);
+            }
+        }
+        roster
+    }
+
+    /// Takes in what is said of a node, unless later things are known.
+    pub(crate) fn note(&mut self, record: &NodeRecord) {
+        let is_older = self.nodes.get(&record.node).is_some_and(|known| {
+            known.is_removed() || (!record.is_removed() && record.incarnation < known.incarnation)
+        });
+        if !is_older {
+            self.nodes.insert(record.node, record.clone());
+        }
+    }
+
+    pub(crate) fn get(&self, node: u64) -> Option<&NodeRecord> {
+        self.nodes.get(&node)
+    }
+
+    pub(crate) fn is_removed(&self, node: u64) -> bool {
+        self.nodes.get(&node).is_some_and(NodeRecord::is_removed)
+    }
+
+    /// All of them, removed ones too.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &NodeRecord> {
+        self.nodes.values()
+    }
+
+    /// Where a node's peers reach it; empty if that is not known.
+    pub(crate) fn address(&self, node: u64) -> &str {
+        self.nodes.get(&node).map_or("", |record| &record.peer_address)
+    }
+
+    /// What the driver has to be told: peers that are somewhere else now, or no peers any more. `needed` are those that
+    /// still belong to some range, removed or not.
+    fn changes(&mut self, me: u64, needed: &BTreeSet<u64>) -> Vec<(u64, Option<String>)> {
+        let is_peer = |record: &&NodeRecord| {
+            let wanted = !record.is_removed() || needed.contains(&record.node);
+            wanted && record.node != me && !record.peer_address.is_empty()
+        };
+        let peers = self.nodes.values().filter(is_peer);
+        let wanted: BTreeMap<u64, String> = peers.map(|record| (record.node, record.peer_address.clone())).collect();
+        let gone = self.told.keys().filter(|node| !wanted.contains_key(node)).map(|node| (*node, None));
+        let new = wanted.iter().filter(|(node, address)| self.told.get(node) != Some(address));
+        let changes = gone.chain(new.map(|(node, address)| (*node, Some(address.clone())))).collect();
+        self.told = wanted;
+        changes
+    }
+
+    /// The peer after `node`, round and round.
+    fn peer_after(&self, node: u64) -> Option<u64> {
+        self.told.range(node + 1..).chain(self.told.iter()).map(|(node, _)| *node).next()
+    }
+}
+
+impl<E: Engine> Node<E> {
+    /// The records of all nodes, as this node's copy of the system range has them.
+    pub(crate) fn node_records(engine: &impl Reader) -> Result<Vec<NodeRecord>, NodeError> {
+        let span = system::nodes_span();
+        let mut cursor = engine.scan(&span.start..&span.end, Direction::Forward)?;
+        let mut records = Vec::new();
+        while let Some((_, value)) = cursor.entry() {
+            // One that a later version has written differently is left to that version.
+            records.extend(NodeRecord::decode(value).ok());
+            cursor.advance()?;
+        }
+        Ok(records)
+    }
+
+    /// This node, as it is now.
+    pub(crate) fn own_record(&self) -> NodeRecord {
+        NodeRecord {
+            node: self.identity.node.0,
+            incarnation: self.identity.incarnation.0,
+            peer_address: self.peer_address.clone(),
+            client_address: self.facts.client_address.clone(),
+            version: self.facts.version.to_owned(),
+            removed_at_ms: 0,
+        }
+    }
+
+    /// Takes in what the system range has been told since it was last looked at.
+    pub(crate) fn refresh_roster(&mut self) -> Result<(), NodeError> {
+        let applied = self.groups.get(&SYSTEM_RANGE).map(|group| group.replica.applied().position.index);
+        if self.roster.read_at != applied {
+            for record in Self::node_records(&self.engine)? {
+                self.roster.note(&record);
+            }
+            self.roster.read_at = applied;
+            self.tell_peers();
+        }
+        Ok(())
+    }
+
+    /// Tells the driver of peers that have moved, come or gone.
+    pub(crate) fn tell_peers(&mut self) {
+        let me = self.identity.node.0;
+        if self.has_left(me) {
+            self.note_own_removal();
+        }
+        let needed = self.groups.values().flat_map(|group| group.raft.configuration().members());
+        let needed: BTreeSet<u64> = needed.map(|node| node.0).collect();
+        for (node, address) in self.roster.changes(me, &needed) {
+            self.outputs.push_back(Output::Peer { node: NodeId(node), address });
+        }
+    }
+
+    /// Whether a node was removed and, as far as this one knows, no range counts on it any more. Before that it must not
+    /// go: its vote may be needed for the change that lets it go.
+    fn has_left(&self, node: u64) -> bool {
+        let id = dstore_raft::NodeId(node);
+        self.roster.is_removed(node) && !self.groups.values().any(|group| group.raft.configuration().is_member(id))
+    }
+
+    /// This node was removed, and has heard of it. It is told once.
+    fn note_own_removal(&mut self) {
+        if !std::mem::replace(&mut self.was_removed, true) {
+            self.outputs.push_back(Output::Removed);
+        }
+    }
+
+    /// Says to a peer who this node is, and asks who else there is.
+    pub(crate) fn greet(&mut self, peer: NodeId) {
+        self.last_token += 1;
+        let token = self.last_token;
+        self.greeting.insert(token);
+        let body = GREET.encode(&self.own_record());
+        let timeout = self.limits.request_timeout;
+        self.outputs.push_back(Output::Call { to: peer, token, method: GREET.number, body, timeout });
+    }
+
+    /// One that hears of no leader may have been removed, or its peers do not know where it is.
+    pub(crate) fn greet_somebody(&mut self) {
+        if self.groups.get(&SYSTEM_RANGE).is_some_and(|group| group.leader().is_some()) {
+            return;
+        }
+        if let Some(peer) = self.roster.peer_after(self.last_greeted) {
+            self.last_greeted = peer;
+            self.greet(NodeId(peer));
+        }
+    }
+
+    /// A peer says who it is.
+    pub(crate) fn greeted_by(&mut self, now: Now, from: NodeId, record: &NodeRecord) -> Result<Greeted, NodeError> {
+        let removed = self.has_left(from.0);
+        let known = self.roster.get(from.0).is_some_and(|known| !known.is_removed());
+        if record.node == from.0 && known && !record.is_removed() {
+            self.roster.note(record);
+            self.tell_peers();
+            self.note_node(now, record)?;
+        }
+        Ok(Greeted { removed, nodes: self.roster.all().cloned().collect() })
+    }
+
+    /// A peer says who else there is.
+    pub(crate) fn greeted(&mut self, greeted: &Greeted) {
+        greeted.nodes.iter().for_each(|record| self.roster.note(record));
+        if greeted.removed {
+            self.note_own_removal();
+        }
+        self.tell_peers();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(node: u64, incarnation: u64, address: &str) -> NodeRecord {
+        NodeRecord { node, incarnation, peer_address: address.to_owned(), ..NodeRecord::default() }
+    }
+
+    fn founder(node: u64, address: &str, moved: bool) -> Member {
+        Member { node: NodeId(node), peer_address: address.to_owned(), moved }
+    }
+
+    #[test]
+    fn a_later_start_is_believed_and_an_earlier_is_not() {
+        let mut roster =
+            Roster::new(vec![record(1, 5, "a:1")], &[founder(1, "old:1", false), founder(2, "b:1", false)]);
+        assert_eq!((roster.address(1), roster.address(2), roster.address(3)), ("a:1", "b:1", ""));
+        roster.note(&record(1, 4, "before:1"));
+        assert_eq!(roster.address(1), "a:1");
+        roster.note(&record(1, 6, "c:1"));
+        assert_eq!(roster.address(1), "c:1");
+    }
+
+    #[test]
+    fn what_the_user_says_of_a_move_holds_until_the_node_says_otherwise() {
+        let mut roster = Roster::new(vec![record(1, 5, "a:1")], &[founder(1, "moved:1", true)]);
+        assert_eq!(roster.address(1), "moved:1");
+        roster.note(&record(1, 6, "again:1"));
+        assert_eq!(roster.address(1), "again:1");
+    }
+
+    #[test]
+    fn a_removed_node_stays_removed() {
+        let mut roster = Roster::new(vec![record(1, 5, "a:1")], &[]);
+        roster.note(&NodeRecord { removed_at_ms: 9, ..record(1, 5, "a:1") });
+        roster.note(&record(1, 7, "b:1"));
+        assert!(roster.is_removed(1));
+    }
+
+    #[test]
+    fn the_driver_is_told_of_changes_once_and_of_a_removed_peer_when_no_range_needs_it() {
+        let mut roster = Roster::new(vec![record(1, 1, "a:1"), record(2, 1, "b:1")], &[]);
+        let both = BTreeSet::from([1, 2]);
+        assert_eq!(roster.changes(1, &both), [(2, Some("b:1".to_owned()))]);
+        assert_eq!(roster.changes(1, &both), []);
+        roster.note(&NodeRecord { removed_at_ms: 9, ..record(2, 1, "b:1") });
+        assert_eq!(roster.changes(1, &both), [], "it is still in a configuration");
+        assert_eq!(roster.changes(1, &BTreeSet::from([1])), [(2, None)]);
+    }
+}
