@@ -4,8 +4,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Args;
-use dstore_node::USER_RANGE;
-use dstore_node::offline::{NodeInfo, RANGES, RangeState, spans};
+use dstore_node::offline::{NodeInfo, RANGES, RangeState};
+use dstore_node::{USER_RANGE, spans_of};
 use dstore_storage::layout::{chunk, key, local};
 use dstore_storage::snapshot::Checksum;
 use dstore_storage::{Bytes, Direction, Reader};
@@ -166,7 +166,7 @@ fn print_counts(page: &mut Page, view: &RocksView) -> anyhow::Result<()> {
 
 fn print_checksums(page: &mut Page, view: &RocksView) -> anyhow::Result<()> {
     for range in RANGES {
-        let mut checksum = Checksum::of(Box::new(view.clone()), spans(range));
+        let mut checksum = Checksum::of(Box::new(view.clone()), spans_of(range));
         let sum = loop {
             if let Some(sum) = checksum.step(CHECKSUM_STEP_BYTES)? {
                 break sum;

@@ -12,7 +12,7 @@ use dstore_storage::log::inspect::{Inspection, inspect};
 use dstore_storage::{Log, SegmentLog, SegmentOptions};
 
 use super::{Directory, data, describe};
-use crate::clock::random_u64;
+use crate::clock::{now, random_u64};
 use crate::console::say;
 use crate::data_dir::{DataDir, Look};
 use crate::identity::{Standing, node_text};
@@ -47,7 +47,7 @@ impl RecoverOptions {
             bail!("this log cannot be built on, choose another survivor: {refusal}");
         }
         let view = data::open(&look)?;
-        let recovery = Recovery::plan(&view, &log, identity.node.0, &founders)?;
+        let recovery = Recovery::plan(&view, &log, identity.node.0, &founders, now().wall_ms())?;
         drop(view);
         say(&explain(&recovery, &node_text(identity.node)));
         if recovery.is_done() {
