@@ -439,7 +439,8 @@ fn raft_lines(report: &Report<'_>) -> Vec<String> {
         let snapshot = if member.is_receiving_snapshot { ",snapshot=1" } else { "" };
         let leaving = if member.is_leaving { ",leaving=1" } else { "" };
         let node = member.node;
-        lines.push(format!("raft_member{at}:id={node:016x},peer={peer},client={client},part={part}{snapshot}{leaving}"));
+        lines
+            .push(format!("raft_member{at}:id={node:016x},peer={peer},client={client},part={part}{snapshot}{leaving}"));
     }
     let removed: Vec<String> = status.removed.iter().map(|node| format!("{node:016x}")).collect();
     lines.push(format!("raft_removed:{}", removed.join(",")));

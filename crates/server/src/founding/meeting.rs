@@ -238,8 +238,8 @@ mod tests {
     use dstore_net::Mailbox;
 
     use super::*;
-    use crate::outsider::Silence;
     use crate::identity::Founder;
+    use crate::outsider::Silence;
 
     const SECRET: &[u8] = b"a secret of all founders";
 
