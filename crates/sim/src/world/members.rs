@@ -165,6 +165,13 @@ impl World {
         if self.machines[number].is_up() {
             self.crash(number, false);
         }
+        // Whoever starts it says where the others are, if it has not even got the data yet.
+        let others = self.members().into_iter().filter(|other| *other != number);
+        let contact = |other: MachineId| {
+            let peer_address = self.machines[other].address.clone();
+            dstore_node::Member { node: node_of(other), peer_address, moved: false }
+        };
+        self.machines[number].contacts = others.map(contact).collect();
         self.network.set_name(&self.machines[number].address, None);
         self.machines[number].address = format!("n{}:{}", number + 1, self.now / 1_000_000);
         self.trace.note(self.now, format_args!("n{} moves to {}", number + 1, self.machines[number].address));
