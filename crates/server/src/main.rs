@@ -20,6 +20,7 @@ mod front;
 mod host;
 mod identity;
 mod random;
+mod reclaim;
 mod restart;
 mod run;
 mod space;
@@ -45,11 +46,23 @@ fn main() -> ExitCode {
         Err(error) => {
             let code = if error.chain().any(is_fatal) { EXIT_FATAL } else { EXIT_REFUSED };
             console::flush_lines();
-            // One line, whatever it is made of.
-            complain(&format!("{error:#}").replace('\n', " "));
+            complain(&one_line(&error));
             ExitCode::from(code)
         }
     }
+}
+
+/// An error with its causes, as far as it does not tell them itself.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line.replace('\n', " ")
 }
 
 /// Whether the disk or the data has failed, so that starting again does not help.
