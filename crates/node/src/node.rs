@@ -344,7 +344,9 @@ pub struct Node<E> {
     pub(crate) disk: Disk,
     /// Snapshots that leave this node.
     pub(crate) transfers: Transfers,
-    /// It has been told that it is a member no more.
+    /// The ranges that this node, removed, has left, as their leaders say.
+    pub(crate) left: BTreeSet<RangeId>,
+    /// The driver was told that this node is a member no more.
     pub(crate) was_removed: bool,
     pub(crate) groups: BTreeMap<RangeId, Group>,
     pub(crate) sessions: Sessions,
@@ -432,6 +434,7 @@ impl<E: Engine> Node<E> {
             roster,
             disk: Disk::default(),
             transfers: Transfers::default(),
+            left: BTreeSet::new(),
             was_removed: false,
             groups,
             sessions: Sessions::default(),

@@ -103,6 +103,13 @@ impl Overlay {
         (slot.position != position).then_some(slot.position)
     }
 
+    /// What entry `from` was to do, entry `to` does: another took its place in the log before it was there.
+    pub(crate) fn move_entry(&mut self, from: LogIndex, to: LogIndex) {
+        let slots = self.keys.values_mut().map(|slot| &mut slot.index);
+        let all = slots.chain(self.ranges.iter_mut().map(|range| &mut range.index));
+        all.filter(|index| **index == from).for_each(|index| *index = to);
+    }
+
     /// Forgets entry `index`, whose operations were `ops`: the engine has them now.
     pub(crate) fn applied(&mut self, index: LogIndex, ops: &[WriteOp]) {
         for op in ops {

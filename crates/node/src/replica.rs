@@ -364,6 +364,10 @@ impl Replica {
     /// An entry of consensus' own that this leader has just appended.
     pub(crate) fn log_own(&mut self, position: Position, ops: Vec<WriteOp>) {
         assert_eq!(position.index, self.last.next(), "entries are logged in order");
+        if self.open.is_some() {
+            // It came in between: the open entry is the one after it.
+            self.overlay.move_entry(position.index, position.index.next());
+        }
         // Nothing that commands read or write, so it casts no overlay.
         self.last = position.index;
         self.logged.push_back(Logged { position, ops, last_stamp: self.last_stamp, bytes: 0 });

@@ -5,9 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dstore_raft::Configuration;
 use dstore_rpc::NodeId;
-use dstore_storage::layout::system;
-use dstore_storage::{Direction, Engine, LogIndex, Reader};
+use dstore_storage::layout::{local, system};
+use dstore_storage::{Direction, Engine, LogIndex, RangeId, Reader};
 use prost::Message as _;
 
 use crate::wire::{GREET, Greeted, NodeRecord};
@@ -42,14 +43,15 @@ impl Roster {
         roster
     }
 
-    /// Takes in what is said of a node, unless later things are known.
+    /// Takes in what is said of a node, unless later things are known. One that was removed stays so; until nobody needs it
+    /// any more, where it is still matters.
     pub(crate) fn note(&mut self, record: &NodeRecord) {
-        let is_older = self.nodes.get(&record.node).is_some_and(|known| {
-            known.is_removed() || (!record.is_removed() && record.incarnation < known.incarnation)
-        });
-        if !is_older {
-            self.nodes.insert(record.node, record.clone());
+        let known = self.nodes.entry(record.node).or_insert_with(|| record.clone());
+        let removed_at_ms = if known.is_removed() { known.removed_at_ms } else { record.removed_at_ms };
+        if record.incarnation >= known.incarnation {
+            known.clone_from(record);
         }
+        known.removed_at_ms = removed_at_ms;
     }
 
     pub(crate) fn get(&self, node: u64) -> Option<&NodeRecord> {
@@ -134,9 +136,6 @@ impl<E: Engine> Node<E> {
     /// Tells the driver of peers that have moved, come or gone.
     pub(crate) fn tell_peers(&mut self) {
         let me = self.identity.node.0;
-        if self.has_left(me) {
-            self.note_own_removal();
-        }
         let needed = self.groups.values().flat_map(|group| group.raft.configuration().members());
         let needed: BTreeSet<u64> = needed.map(|node| node.0).collect();
         for (node, address) in self.roster.changes(me, &needed) {
@@ -144,11 +143,20 @@ impl<E: Engine> Node<E> {
         }
     }
 
-    /// Whether a node was removed and, as far as this one knows, no range counts on it any more. Before that it must not
-    /// go: its vote may be needed for the change that lets it go.
-    fn has_left(&self, node: u64) -> bool {
-        let id = dstore_raft::NodeId(node);
-        self.roster.is_removed(node) && !self.groups.values().any(|group| group.raft.configuration().is_member(id))
+    /// Of the ranges that this node leads, those that a removed node has left for good: the change is committed. Nobody else
+    /// can say so: a copy that lags behind knows a time before that node belonged to the range, and its vote may be needed
+    /// for the very change that lets it go.
+    fn left_by(&self, node: u64) -> Result<Vec<u64>, NodeError> {
+        let mut left = Vec::new();
+        let led = self.groups.iter().filter(|(_, group)| self.roster.is_removed(node) && group.serving().is_some());
+        for (range, _) in led {
+            let members = self.engine.get(&local::members_key(*range))?;
+            let members = members.and_then(|stored| Configuration::decode(&stored).ok());
+            if members.is_some_and(|members| !members.is_joint() && !members.is_member(dstore_raft::NodeId(node))) {
+                left.push(range.0);
+            }
+        }
+        Ok(left)
     }
 
     /// This node was removed, and has heard of it. It is told once.
@@ -181,20 +189,21 @@ impl<E: Engine> Node<E> {
 
     /// A peer says who it is.
     pub(crate) fn greeted_by(&mut self, now: Now, from: NodeId, record: &NodeRecord) -> Result<Greeted, NodeError> {
-        let removed = self.has_left(from.0);
-        let known = self.roster.get(from.0).is_some_and(|known| !known.is_removed());
+        let left = self.left_by(from.0)?;
+        let known = self.roster.get(from.0).is_some();
         if record.node == from.0 && known && !record.is_removed() {
             self.roster.note(record);
             self.tell_peers();
             self.note_node(now, record)?;
         }
-        Ok(Greeted { removed, nodes: self.roster.all().cloned().collect() })
+        Ok(Greeted { left, nodes: self.roster.all().cloned().collect() })
     }
 
     /// A peer says who else there is.
     pub(crate) fn greeted(&mut self, greeted: &Greeted) {
         greeted.nodes.iter().for_each(|record| self.roster.note(record));
-        if greeted.removed {
+        self.left.extend(greeted.left.iter().map(|range| RangeId(*range)));
+        if self.groups.keys().all(|range| self.left.contains(range)) {
             self.note_own_removal();
         }
         self.tell_peers();
@@ -238,6 +247,7 @@ mod tests {
         roster.note(&NodeRecord { removed_at_ms: 9, ..record(1, 5, "a:1") });
         roster.note(&record(1, 7, "b:1"));
         assert!(roster.is_removed(1));
+        assert_eq!(roster.address(1), "b:1", "who still needs it finds it");
     }
 
     #[test]

@@ -144,7 +144,9 @@ impl<E: Engine> Node<E> {
     }
 
     fn produce_snapshot(&mut self, range: RangeId, to: NodeId) -> Result<(), NodeError> {
-        let Some(group) = self.groups.get_mut(&range).filter(|group| group.serving().is_some()) else { return Ok(()) };
+        // What is applied is committed, so a leader that does not serve yet may send it too; and one that leads no more is
+        // not taken up on it.
+        let Some(group) = self.groups.get_mut(&range) else { return Ok(()) };
         self.transfers.last_id += 1;
         let id = self.transfers.last_id;
         let export = Export::begin(&self.engine, id, spans_of(range));

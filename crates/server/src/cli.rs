@@ -11,7 +11,7 @@ use dstore_rpc::NodeId;
 use crate::cluster::administer;
 use crate::cluster::status::{ClusterStatus, Verdict};
 use crate::config::{ByteSize, Settings};
-use crate::console::say;
+use crate::console::{Lines, say};
 use crate::debug::DebugCommand;
 use crate::{demo, run};
 
@@ -188,7 +188,7 @@ impl Start {
         let config = self.settings.or(file.unwrap_or_default()).resolve()?;
         tracing_subscriber::fmt()
             .with_max_level(tracing::Level::from(config.log_level))
-            .with_writer(std::io::stderr)
+            .with_writer(|| Lines)
             .with_target(false)
             .with_ansi(std::io::stderr().is_terminal())
             .init();

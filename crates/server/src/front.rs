@@ -23,7 +23,7 @@ use bytes::Bytes;
 use dstore_net::{
     Application, CloseReason, ConnectionId, Context, Decoded, LoopError, Mailbox, Net, Protocol, TimerId,
 };
-use dstore_node::{ClientAddress, Node, NodeError, Output, SessionId};
+use dstore_node::{ClientAddress, Node, NodeError, Output, SessionId, Space};
 use dstore_resp::{ProtocolError, ReplySink, RequestDecoder, encode};
 use dstore_rpc::driver::{self, LinkEvent, Rpc, RpcTimer};
 use dstore_rpc::service::{Answer, Incoming, Origin};
@@ -43,6 +43,8 @@ pub enum Mail {
     Durable(RangeId, u64, Result<(), LogError>),
     /// The node was asked to stop.
     Stop,
+    /// How much room there is on the disk, and the same in bytes.
+    Space(Space, u64),
     /// The engine was flushed, and holds each range at least up to here; or it could not be.
     Flushed(Result<Vec<(RangeId, LogIndex)>, String>),
     /// The data of a range was summed up; or it could not be read.
@@ -449,6 +451,10 @@ impl Application for Front {
                 });
             }
             Mail::Summed(range, result) => self.drive(net, |node| node.handle_checksum(now(), range, result)),
+            Mail::Space(level, free_bytes) => self.drive(net, |node| {
+                node.set_space(now(), level, free_bytes);
+                Ok(())
+            }),
             Mail::Flushed(Err(error)) => self.fail(net, Fatal::Flush(error)),
         }
     }

@@ -22,6 +22,7 @@ mod identity;
 mod random;
 mod restart;
 mod run;
+mod space;
 mod store;
 
 use std::process::ExitCode;
@@ -37,15 +38,36 @@ const EXIT_FATAL: u8 = 3;
 
 fn main() -> ExitCode {
     match cli::main() {
-        Ok(code) => code,
+        Ok(code) => {
+            console::flush_lines();
+            code
+        }
         Err(error) => {
-            let fatal = error.downcast_ref::<front::Fatal>().is_some_and(|fatal| !fatal.is_refusal());
-            let code = if fatal { EXIT_FATAL } else { EXIT_REFUSED };
+            let code = if error.chain().any(is_fatal) { EXIT_FATAL } else { EXIT_REFUSED };
+            console::flush_lines();
             // One line, whatever it is made of.
             complain(&format!("{error:#}").replace('\n', " "));
             ExitCode::from(code)
         }
     }
+}
+
+/// Whether the disk or the data has failed, so that starting again does not help.
+fn is_fatal(cause: &(dyn std::error::Error + 'static)) -> bool {
+    use dstore_storage::{EngineError, LogError};
+    if let Some(fatal) = cause.downcast_ref::<front::Fatal>() {
+        return !fatal.is_refusal();
+    }
+    let log = matches!(
+        cause.downcast_ref(),
+        Some(LogError::Full { .. } | LogError::Io { .. } | LogError::Damaged { .. } | LogError::Failed(_))
+    );
+    let engine = matches!(
+        cause.downcast_ref(),
+        Some(EngineError::Full(_) | EngineError::Io(_) | EngineError::Corrupt(_) | EngineError::Failed(_))
+    );
+    // A core that does not start has found data that it cannot trust.
+    log || engine || cause.is::<dstore_node::NodeError>()
 }
 
 #[allow(clippy::print_stderr)]

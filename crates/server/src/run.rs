@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use signal_hook::iterator::Signals;
 use crate::admin;
 use crate::clock::{self, random_u64};
 use crate::config::{Config, Reads};
-use crate::console::say;
+use crate::console::{detach_lines, say};
 use crate::data_dir::DataDir;
 use crate::founding::{self, Founded};
 use crate::front::{Fatal, Front, Mail, Parts};
@@ -27,7 +27,9 @@ use crate::host::Process;
 use crate::identity::node_text;
 use crate::random;
 use crate::restart::{Phases, Replay};
+use crate::space::{self, Watch, Watcher};
 use crate::store::{self, Flusher, SharedEngine};
+use crate::{EXIT_FATAL, EXIT_REFUSED, complain};
 
 /// Unsent replies at which a client is given up, in largest replies: what is under way when the high-water mark is passed
 /// must still find room, with what the encoding adds.
@@ -39,6 +41,9 @@ const CONNECTIONS_PER_PEER: usize = 8;
 /// Connections of watchers.
 const WATCHERS_MAX: usize = 16;
 
+/// How long threads that wait for the disk are waited for, once it has failed.
+const LAST_WAIT: Duration = Duration::from_secs(5);
+
 /// What a message to a peer holds beside the largest entry.
 const BODY_OVERHEAD_BYTES: usize = 2 << 20;
 
@@ -48,6 +53,7 @@ const BODY_OVERHEAD_BYTES: usize = 2 << 20;
 ///
 /// It could not start; or it had to stop, then the error is a [`Fatal`].
 pub fn run(config: &Config) -> anyhow::Result<()> {
+    space::make_way(&config.data_dir);
     let dir = DataDir::open(&config.data_dir)?;
     check_port(config.listen)?;
     let (dir, founded) = founding::found(dir, &config.cluster)?;
@@ -92,19 +98,42 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     }
     let flusher = Flusher::start(engine.clone(), event_loop.mailbox(), flusher_woken)
         .context("cannot start the flusher's thread")?;
+    let watcher = watch_space(config, &dir, log.clone(), event_loop.mailbox())?;
     stop_on_signal(event_loop.mailbox())?;
     greet(&dir, &founded, local);
+    detach_lines().context("cannot start the thread of standard error")?;
 
     let front = event_loop.run().map_err(Fatal::Loop)?;
     let fatal = front.into_fatal();
-    flusher.join();
+    drop(watcher);
     if let Some(fatal) = fatal {
+        end_soon(&fatal);
         return Err(fatal.into());
     }
+    flusher.join();
     // Not needed for what was acknowledged, which the log has; it saves the next start the replay.
     store::flush(&engine).map_err(|error| Fatal::Flush(format!("{error:#}")))?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Ends the process even if what is left of it waits for a disk that does not answer any more.
+fn end_soon(fatal: &Fatal) {
+    let (message, code) = (fatal.to_string(), if fatal.is_refusal() { EXIT_REFUSED } else { EXIT_FATAL });
+    let end = move || {
+        std::thread::sleep(LAST_WAIT);
+        complain(&message);
+        std::process::exit(code.into());
+    };
+    // Without a thread to give, the system will hardly have a disk to wait for.
+    let _ = std::thread::Builder::new().name("end".to_owned()).spawn(end);
+}
+
+/// Looks at the room on the disk from now on.
+fn watch_space(config: &Config, dir: &DataDir, log: Arc<dyn Log>, mailbox: Mailbox<Mail>) -> anyhow::Result<Watcher> {
+    let rooms = [dir.log_dir(), dir.engine_dir()];
+    let watch = Watch::new(dir.path(), &rooms, config.space, log).context("cannot tell how much room there is")?;
+    Watcher::start(watch, mailbox).context("cannot start the thread that watches the disk")
 }
 
 /// The core over what is on disk.
@@ -188,6 +217,7 @@ fn node_limits(config: &Config, log: &dyn Log) -> NodeLimits {
         lease: config.cluster.lease(),
         lease_reads: config.cluster.reads == Reads::Lease,
         follower_reads: config.cluster.follower_reads,
+        disk_stall: config.disk_stall,
         ..NodeLimits::default()
     }
 }

@@ -16,6 +16,8 @@
 //!
 //! What it cannot see: the kernel, RocksDB, real disks, and the code of `dstore-server` and `dstore-net` around the core.
 
+pub mod asker;
+pub mod carrier;
 pub mod checker;
 pub mod machine;
 pub mod nemesis;

@@ -4,10 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use dstore_node::{Applied, Facts, Member, Node, NodeLimits, NodeParts, SYSTEM_RANGE, USER_RANGE};
-use dstore_rpc::{ClusterId, Config, Identity, Incarnation, Secret};
+use dstore_node::{Administer, Applied, Facts, Join, Member, Node, NodeLimits, NodeParts, SYSTEM_RANGE, USER_RANGE};
+use dstore_raft::Configuration;
+use dstore_rpc::{ClusterId, Config, Identity, Incarnation, NodeId, Secret};
+use dstore_storage::layout::local;
 use dstore_storage::{Direction, Engine, LogIndex, MemoryEngine, MemoryLog, RangeId, Reader};
 
+use crate::asker::Asker;
+use crate::carrier::Carrier;
 use crate::network::Machine as MachineId;
 use crate::peers::{Peers, node_of};
 use crate::process::{Fatal, Input, NoHost, Process, Surroundings};
@@ -20,13 +24,45 @@ pub const RANGES: [RangeId; 2] = [SYSTEM_RANGE, USER_RANGE];
 /// Settings that all nodes of a cluster share.
 #[derive(Clone, Debug)]
 pub struct ClusterSettings {
-    /// How many nodes.
-    pub nodes: usize,
+    /// How many nodes found the cluster: the first so many machines.
+    pub founders: usize,
+    /// How many machines there ever are.
+    pub machines: usize,
     /// Of every node.
     pub limits: NodeLimits,
+    /// About how many bytes a chunk of a snapshot has.
+    pub chunk_bytes: usize,
+    /// The window of a stream between peers.
+    pub stream_window_bytes: u32,
     /// A rule that every node breaks.
     #[cfg(feature = "planted")]
     pub planted: Option<dstore_node::Planted>,
+}
+
+/// What a machine is to the cluster, as far as its disk says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Nobody has switched it on yet.
+    Absent,
+    /// It has an id, and asks to be a member.
+    New,
+    /// A member, as far as it knows.
+    Member,
+    /// It was removed, and knows that.
+    Removed,
+    /// Its disk is lost, and it will never come back.
+    Lost,
+}
+
+/// A point in what a process does at which it is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CrashAt {
+    /// When it next writes to its log.
+    Write,
+    /// When the next chunk of a snapshot was read or taken in.
+    Chunk,
+    /// When the next snapshot has replaced its data, and nobody knows yet.
+    Install,
 }
 
 /// A machine. See the [module](self).
@@ -39,8 +75,16 @@ pub struct Machine {
     pub log: Arc<MemoryLog>,
     /// Its clocks.
     pub clock: Clock,
+    /// What it is to the cluster.
+    pub standing: Standing,
+    /// Where its peers reach it.
+    pub address: String,
+    /// Who was there when it joined.
+    pub contacts: Vec<Member>,
     /// What runs on it.
     pub process: Option<Process>,
+    /// What runs on it before it is a member, or if it is an operator's.
+    pub asker: Option<Asker>,
     /// What came since the process last looked.
     pub inbox: Vec<Input>,
     /// How many pauses are under way.
@@ -56,10 +100,16 @@ pub struct Machine {
     pub turned_at: Moment,
     /// A sync is under way.
     pub syncing: bool,
+    /// Another thread of the process has something to do.
+    pub working: bool,
     /// Nothing syncs before.
     pub stalled_until: Moment,
-    /// It is to crash when it next writes: with its power, or without.
-    pub crash_at_write: Option<bool>,
+    /// Syncs take so many times as long as they should.
+    pub slowness: u64,
+    /// Its disk has failed: the process has to end by itself when it next needs it.
+    pub broken: bool,
+    /// It is to crash at some point: with its power, or without.
+    pub crash_at: Option<(CrashAt, bool)>,
     /// It has power.
     pub has_power: bool,
     incarnation: u64,
@@ -74,7 +124,11 @@ impl Machine {
             engine: Arc::new(MemoryEngine::new()),
             log: Arc::new(MemoryLog::new()),
             clock,
+            standing: Standing::Absent,
+            address: format!("n{}:1", id + 1),
+            contacts: Vec::new(),
             process: None,
+            asker: None,
             inbox: Vec::new(),
             pauses: 0,
             owes: false,
@@ -83,8 +137,11 @@ impl Machine {
             #[cfg(feature = "planted")]
             turned_at: 0,
             syncing: false,
+            working: false,
             stalled_until: 0,
-            crash_at_write: None,
+            slowness: 1,
+            broken: false,
+            crash_at: None,
             has_power: true,
             incarnation: 0,
             random,
@@ -106,19 +163,78 @@ impl Machine {
         #[cfg(feature = "planted")]
         (self.turned_at = around.moment);
         self.has_power = true;
+        if self.standing == Standing::New {
+            self.ask_to_join(settings, around);
+            return Ok(());
+        }
+        self.run(settings, around)
+    }
+
+    /// A node that is no member yet asks to become one.
+    fn ask_to_join(&mut self, settings: &ClusterSettings, around: &mut Surroundings<'_>) {
+        let join = Join {
+            node: node_of(self.id).0,
+            incarnation: self.incarnation,
+            peer_address: self.address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        self.ask(Administer { join: Some(join), ..Administer::default() }, settings, around);
+    }
+
+    /// Somebody on this machine asks the cluster for something.
+    pub fn ask(&mut self, question: Administer, settings: &ClusterSettings, around: &mut Surroundings<'_>) {
+        let (name, peers, random) = (self.name(), self.peers(settings), self.random.fork());
+        self.asker = Some(Asker::new(name, peers, random, question, around.clock.instant(around.moment)));
+    }
+
+    /// The node becomes a member, as what it heard says, and runs as one.
+    ///
+    /// # Errors
+    ///
+    /// The core refuses what it finds on the disks.
+    pub fn join(&mut self, settings: &ClusterSettings, around: &mut Surroundings<'_>) -> Result<(), Fatal> {
+        let answer = self.asker.take().and_then(|asker| asker.answer().cloned()).unwrap_or_default();
+        let member = |told: &dstore_node::MemberAddress| Member {
+            node: NodeId(told.node),
+            peer_address: told.peer_address.clone(),
+            moved: false,
+        };
+        self.contacts = answer.members.iter().map(member).filter(|member| member.node != node_of(self.id)).collect();
+        self.standing = Standing::Member;
+        self.run(settings, around)
+    }
+
+    fn peers(&mut self, settings: &ClusterSettings) -> Peers {
         let identity =
             Identity { cluster: ClusterId(1), node: node_of(self.id), incarnation: Incarnation(self.incarnation) };
-        let member =
+        let secret = Secret::new(b"the secret of the simulated cluster").expect("it is long enough");
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&self.random.number().to_le_bytes());
+        let mut config = Config::new(identity, secret);
+        config.limits.stream_window_bytes = settings.stream_window_bytes;
+        Peers::new(config, seed, self.id)
+    }
+
+    fn run(&mut self, settings: &ClusterSettings, around: &mut Surroundings<'_>) -> Result<(), Fatal> {
+        let identity =
+            Identity { cluster: ClusterId(1), node: node_of(self.id), incarnation: Incarnation(self.incarnation) };
+        let founder =
             |machine| Member { node: node_of(machine), peer_address: format!("n{}:1", machine + 1), moved: false };
+        let founders = if self.id < settings.founders { settings.founders } else { 0 };
         let parts = NodeParts {
             engine: self.engine.clone(),
             log: self.log.clone(),
             identity,
-            founders: (0..settings.nodes).map(member).collect(),
-            contacts: Vec::new(),
-            peer_address: member(self.id).peer_address,
+            founders: (0..founders).map(founder).collect(),
+            contacts: self.contacts.clone(),
+            peer_address: self.address.clone(),
             limits: settings.limits.clone(),
-            facts: Facts { node_id: self.name(), version: env!("CARGO_PKG_VERSION"), ..Facts::default() },
+            facts: Facts {
+                node_id: self.name(),
+                version: env!("CARGO_PKG_VERSION"),
+                client_address: format!("n{}:2", self.id + 1),
+                ..Facts::default()
+            },
             host: Box::new(NoHost),
             seed: self.random.number(),
         };
@@ -128,28 +244,50 @@ impl Machine {
         if let Some(bug) = settings.planted {
             core.plant(bug);
         }
-        let secret = Secret::new(b"the secret of the simulated cluster").expect("it is long enough");
-        let mut seed = [0; 32];
-        seed[..8].copy_from_slice(&self.random.number().to_le_bytes());
-        let mut peers = Peers::new(Config::new(identity, secret), seed, self.id);
-        let now = around.clock.instant(around.moment);
-        for other in (0..settings.nodes).filter(|other| *other != self.id) {
-            peers.set_peer(now, node_of(other), &format!("n{}:1", other + 1));
-        }
-        peers.settle(now, around.moment, around.network);
-        self.process = Some(Process::new(core, peers, self.log.clone(), self.name()));
+        let peers = self.peers(settings);
+        let carrier = Carrier::new(settings.chunk_bytes);
+        self.process = Some(Process::new(core, peers, self.log.clone(), carrier, self.name()));
         Ok(())
     }
 
     /// The process is gone, and with it everything that was not synced and that luck did not save.
     pub fn crash(&mut self) {
-        self.process = None;
+        (self.process, self.asker) = (None, None);
         self.inbox.clear();
         self.pauses = 0;
         (self.owes, self.pause_within_turn, self.turn_at) = (false, false, None);
-        self.crash_at_write = None;
+        (self.crash_at, self.broken) = (None, false);
         self.engine.lose_power(self.random.number());
         self.log.lose_power(self.random.number());
+    }
+
+    /// The disks are gone, with everything on them, for ever.
+    pub fn lose_disk(&mut self) {
+        self.crash();
+        (self.engine, self.log) = (Arc::new(MemoryEngine::new()), Arc::new(MemoryLog::new()));
+        self.standing = Standing::Lost;
+    }
+
+    /// The disks fail whatever is written from now on, until the process has ended.
+    pub fn break_disk(&mut self, log: bool, data: bool) {
+        self.broken = true;
+        if log {
+            self.log.fail("the simulated disk is broken");
+        }
+        if data {
+            self.engine.fail_writes("the simulated disk is broken");
+        }
+    }
+
+    /// Whether anything runs on it.
+    pub fn is_up(&self) -> bool {
+        self.process.is_some() || self.asker.is_some()
+    }
+
+    /// The members of a range, as far as its data here is.
+    pub fn members_of(&self, range: RangeId) -> Option<Configuration> {
+        let stored = self.engine.get(&local::members_key(range)).expect("memory does not fail")?;
+        Configuration::decode(&stored).ok()
     }
 
     /// Flushes some or all of the data. Says how far each range is on disk now.

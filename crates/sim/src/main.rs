@@ -115,6 +115,7 @@ struct Total {
     simulated: u128,
     transactions: (usize, usize, usize),
     faults: std::collections::BTreeMap<dstore_sim::nemesis::Kind, u64>,
+    snapshots: u64,
     hash: u64,
 }
 
@@ -127,6 +128,7 @@ impl Total {
         for (kind, count) in &outcome.faults {
             *self.faults.entry(*kind).or_default() += count;
         }
+        self.snapshots += outcome.snapshots;
         self.hash = self.hash.rotate_left(1) ^ outcome.hash;
     }
 
@@ -139,6 +141,7 @@ impl Total {
         let faults: Vec<String> =
             self.faults.iter().map(|(kind, count)| format!("{count} {}", format!("{kind:?}").to_lowercase())).collect();
         println!("faults: {}", faults.join(", "));
+        println!("{} snapshots installed", self.snapshots);
         println!("trace hash {:016x}", self.hash);
     }
 }

@@ -1,6 +1,7 @@
 //! Faults: which, how often, how long. Every seed draws its own mixture, some mild, some brutal, some of one kind only
 //! ("swarm testing", Groce et al., ISSTA 2012): a system that survives everything at once may still fall to one thing alone.
 
+use crate::machine::CrashAt;
 use crate::network::{Machine, Quality};
 use crate::random::Random;
 use crate::time::{MICRO, MILLI, Moment, SECOND};
@@ -29,10 +30,24 @@ pub enum Kind {
     Busy,
     /// An engine that flushes, so that the log is cut.
     Flush,
+    /// A disk that fails: a write or a sync, of the log or of the data, and then all of them.
+    Broken,
+    /// A disk that takes long for everything.
+    Sluggish,
+    /// A node that comes.
+    Join,
+    /// A node that goes.
+    Remove,
+    /// A disk that is lost with everything on it, and the node that takes its place.
+    Wipe,
+    /// A node that is somewhere else now.
+    Move,
+    /// A leader that is told to let another lead.
+    HandOver,
 }
 
 /// All kinds, in the order of their weights.
-pub const KINDS: [Kind; 10] = [
+pub const KINDS: [Kind; 17] = [
     Kind::Partition,
     Kind::Crash,
     Kind::Pause,
@@ -43,7 +58,21 @@ pub const KINDS: [Kind; 10] = [
     Kind::Jump,
     Kind::Busy,
     Kind::Flush,
+    Kind::Broken,
+    Kind::Sluggish,
+    Kind::Join,
+    Kind::Remove,
+    Kind::Wipe,
+    Kind::Move,
+    Kind::HandOver,
 ];
+
+impl Kind {
+    /// Whether it changes who belongs to the cluster, and where.
+    pub fn is_about_members(self) -> bool {
+        matches!(self, Kind::Join | Kind::Remove | Kind::Wipe | Kind::Move | Kind::HandOver)
+    }
+}
 
 /// What happens now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +85,8 @@ pub enum Fault {
         machine: Machine,
         /// Its machine loses power too: its peers are not told.
         power: bool,
-        /// Not now, but when it next writes to its log.
-        at_write: bool,
+        /// Not now, but at some point of what it does.
+        at: Option<CrashAt>,
     },
     /// A process stops for a while.
     Pause {
@@ -83,6 +112,27 @@ pub enum Fault {
     Busy(Machine, u64),
     /// An engine flushes.
     Flush(Machine),
+    /// A disk fails.
+    Broken {
+        /// Whose.
+        machine: Machine,
+        /// The part of it that holds the log.
+        log: bool,
+        /// The part of it that holds the data.
+        data: bool,
+    },
+    /// A disk takes so many times as long as it should.
+    Sluggish(Machine, u64),
+    /// A new machine is switched on and asks to join.
+    Join,
+    /// An operator asks to remove a node.
+    Remove(Machine),
+    /// A machine's disk is lost.
+    Wipe(Machine),
+    /// A node ends, and starts at another address.
+    Move(Machine),
+    /// An operator asks whoever leads to let another lead: that one, or any.
+    HandOver(Option<Machine>),
 }
 
 /// How a seed treats its cluster.
@@ -106,17 +156,29 @@ pub struct Temper {
     pub wall_error_us: i64,
     /// Faults seek out the leader so many times in a thousand.
     pub aim_permille: u64,
+    /// How often engines flush, if they do so by themselves.
+    pub flush_every: Option<Moment>,
 }
 
 impl Temper {
     /// A temper drawn from a seed. `drift_ppm_max` is how much the rates of two clocks may differ.
-    pub fn draw(random: &mut Random, drift_ppm_max: u32) -> Temper {
+    /// Only a cluster that `lives` has other members later.
+    pub fn draw(random: &mut Random, drift_ppm_max: u32, lives: bool) -> Temper {
+        let calm = random.one_in(12); // nothing but delays, and perhaps members that come and go
         let mut weights = [0; KINDS.len()];
-        for weight in &mut weights {
-            *weight = *random.pick(&[0, 0, 1, 3, 10]);
+        for (weight, kind) in weights.iter_mut().zip(KINDS) {
+            *weight = match kind.is_about_members() {
+                true if lives => *random.pick(&[0, 1, 3, 10]),
+                true => 0,
+                false if calm => 0,
+                false => *random.pick(&[0, 0, 1, 3, 10]),
+            };
         }
-        if random.one_in(12) {
-            weights = [0; KINDS.len()]; // a calm seed: nothing but delays
+        if lives && !calm && random.one_in(4) {
+            // Mostly members.
+            for (weight, kind) in weights.iter_mut().zip(KINDS) {
+                *weight *= if kind.is_about_members() { 5 } else { 1 };
+            }
         }
         Temper {
             weights,
@@ -133,11 +195,13 @@ impl Temper {
             drift_ppm: i64::from(drift_ppm_max) * 49 / 100,
             wall_error_us: *random.pick(&[0, 1_000, 100_000]),
             aim_permille: *random.pick(&[0, 300, 700]),
+            flush_every: *random.pick(&[None, Some(50 * MILLI), Some(200 * MILLI), Some(SECOND)]),
         }
     }
 
-    /// The next fault among `nodes` machines; `leader` is where one is thought to be.
-    pub fn fault(&self, random: &mut Random, nodes: usize, leader: Option<Machine>) -> Option<Fault> {
+    /// The next fault among `present` machines; `leader` is where one is thought to be.
+    pub fn fault(&self, random: &mut Random, present: &[Machine], leader: Option<Machine>) -> Option<Fault> {
+        let nodes = present.len();
         let total: u64 = self.weights.iter().sum();
         let mut at = random.below(total);
         let mut kinds = KINDS.iter().zip(self.weights);
@@ -148,16 +212,26 @@ impl Temper {
         })?;
         let machine = match leader {
             Some(leader) if random.permille(self.aim_permille) => leader,
-            _ => random.below(nodes as u64) as Machine,
+            _ => *random.pick(present),
         };
         Some(match kind {
-            Kind::Partition => Fault::Partition(partition(random, nodes, machine)),
-            Kind::Crash => Fault::Crash { machine, power: random.one_in(2), at_write: random.one_in(2) },
+            Kind::Partition => Fault::Partition(partition(random, present, machine)),
+            Kind::Crash => {
+                let at = [
+                    None,
+                    None,
+                    Some(CrashAt::Write),
+                    Some(CrashAt::Write),
+                    Some(CrashAt::Chunk),
+                    Some(CrashAt::Install),
+                ];
+                Fault::Crash { machine, power: random.one_in(2), at: *random.pick(&at) }
+            }
             Kind::Pause => Fault::Pause { machine, within_turn: random.one_in(2), deaf: nodes > 1 && random.one_in(2) },
             Kind::Cut => Fault::Cut(*random.pick(&[100, 500, 1000])),
             Kind::Stray if nodes > 1 => {
-                let from = (machine + 1 + random.below(nodes as u64 - 1) as usize) % nodes;
-                Fault::Stray(from, machine)
+                let others: Vec<Machine> = present.iter().copied().filter(|other| *other != machine).collect();
+                Fault::Stray(*random.pick(&others), machine)
             }
             Kind::Stray => Fault::Cut(1000),
             Kind::Slow => {
@@ -166,7 +240,7 @@ impl Temper {
                     jitter_mean: *random.pick(&[MILLI, 50 * MILLI, 200 * MILLI]),
                     loss_permille: *random.pick(&[0, 20, 200]),
                 };
-                Fault::Slow(partition(random, nodes, machine), quality)
+                Fault::Slow(partition(random, present, machine), quality)
             }
             Kind::Stall => Fault::Stall(machine),
             Kind::Jump => {
@@ -175,6 +249,16 @@ impl Temper {
             }
             Kind::Busy => Fault::Busy(machine, random.between(1, 20)),
             Kind::Flush => Fault::Flush(machine),
+            Kind::Broken => {
+                let (log, data) = *random.pick(&[(true, false), (false, true), (true, true)]);
+                Fault::Broken { machine, log, data }
+            }
+            Kind::Sluggish => Fault::Sluggish(machine, *random.pick(&[10, 50, 200])),
+            Kind::Join => Fault::Join,
+            Kind::Remove => Fault::Remove(machine),
+            Kind::Wipe => Fault::Wipe(machine),
+            Kind::Move => Fault::Move(machine),
+            Kind::HandOver => Fault::HandOver(random.one_in(2).then(|| *random.pick(present))),
         })
     }
 
@@ -191,11 +275,10 @@ impl Temper {
 }
 
 /// A set of directions between machines: around one machine, between two halves, or at random; both ways or one.
-fn partition(random: &mut Random, nodes: usize, machine: Machine) -> Vec<(Machine, Machine)> {
-    let sides: Vec<bool> = match random.below(3) {
-        0 => (0..nodes).map(|other| other == machine).collect(),
-        _ => (0..nodes).map(|_| random.one_in(2)).collect(),
-    };
+fn partition(random: &mut Random, present: &[Machine], machine: Machine) -> Vec<(Machine, Machine)> {
+    let around = random.below(3) == 0;
+    let sides: Vec<(Machine, bool)> =
+        present.iter().map(|other| (*other, if around { *other == machine } else { random.one_in(2) })).collect();
     let (out, back, scattered) = match random.below(5) {
         0 => (true, false, false),
         1 => (false, true, false),
@@ -203,11 +286,11 @@ fn partition(random: &mut Random, nodes: usize, machine: Machine) -> Vec<(Machin
         _ => (true, true, false),
     };
     let mut pairs = Vec::new();
-    for from in 0..nodes {
-        for to in (0..nodes).filter(|to| *to != from) {
-            let crosses = (out && sides[from] && !sides[to]) || (back && !sides[from] && sides[to]);
+    for (from, from_side) in &sides {
+        for (to, to_side) in sides.iter().filter(|(to, _)| to != from) {
+            let crosses = (out && *from_side && !to_side) || (back && !from_side && *to_side);
             if if scattered { random.one_in(3) } else { crosses } {
-                pairs.push((from, to));
+                pairs.push((*from, *to));
             }
         }
     }

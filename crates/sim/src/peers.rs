@@ -144,7 +144,8 @@ pub struct Peers {
     peers: BTreeMap<NodeId, Named>,
     channels: u64,
     accepted: u64,
-    by_stream: BTreeMap<StreamId, u64>,
+    /// By end too: a node may find itself where it thinks that another is.
+    by_stream: BTreeMap<(StreamId, End), u64>,
     calls: BTreeMap<(u64, CallId), u64>,
     touched: BTreeSet<u64>,
     events: VecDeque<PeerEvent>,
@@ -180,7 +181,17 @@ impl Peers {
             }
             return;
         }
-        let (messages, bulk) = (self.add_channel(node, Lane::Messages), self.add_channel(node, Lane::Bulk));
+        self.add_peer(now, node, address, Some(node));
+    }
+
+    /// Names somebody of whom only the address is known. `name` is what it is called here.
+    pub fn set_stranger(&mut self, now: Instant, name: NodeId, address: &str) {
+        self.add_peer(now, name, address, None);
+    }
+
+    fn add_peer(&mut self, now: Instant, node: NodeId, address: &str, expected: Option<NodeId>) {
+        let messages = self.add_channel(node, Lane::Messages, expected);
+        let bulk = self.add_channel(node, Lane::Bulk, expected);
         self.peers.insert(node, Named { address: address.to_owned(), messages, bulk });
         self.with_channel(messages, |channel| channel.connect(now));
     }
@@ -196,10 +207,10 @@ impl Peers {
         }
     }
 
-    fn add_channel(&mut self, node: NodeId, lane: Lane) -> u64 {
+    fn add_channel(&mut self, node: NodeId, lane: Lane, expected: Option<NodeId>) -> u64 {
         self.channels += 1;
         let key = self.channels << CHANNEL_SHIFT;
-        let route = Route { lane, expected: Some(node), links_above: LinkId(key) };
+        let route = Route { lane, expected, links_above: LinkId(key) };
         let channel = Channel::new(self.config.clone(), self.admission.clone(), self.entropy.fork(), route);
         let slot = Slot {
             side: Side::Dialing(Box::new(channel)),
@@ -218,11 +229,10 @@ impl Peers {
         if arrival == Arrival::Accepted {
             return self.accept(now, stream);
         }
-        let Some(key) = self.by_stream.get(&stream).copied() else { return };
+        let Some(key) = self.by_stream.get(&(stream, end)).copied() else { return };
         self.touched.insert(key);
         let Some(slot) = self.slots.get_mut(&key) else { return };
         let Some(transport) = slot.transport.as_mut().filter(|transport| transport.stream == stream) else { return };
-        debug_assert_eq!(transport.end, end, "stream {stream:?} arrives at its own end");
         let link = transport.link;
         match (arrival, &mut slot.side) {
             (Arrival::Connected, _) => transport.connected = true,
@@ -249,7 +259,7 @@ impl Peers {
             retired: false,
         };
         self.slots.insert(link.0, slot);
-        self.by_stream.insert(stream, link.0);
+        self.by_stream.insert((stream, End::Acceptor), link.0);
         self.touched.insert(link.0);
     }
 
@@ -438,7 +448,7 @@ impl Peers {
                 network.send(moment, transport.stream, transport.end, last);
             }
         }
-        self.by_stream.remove(&transport.stream);
+        self.by_stream.remove(&(transport.stream, transport.end));
         network.close(moment, transport.stream, transport.end);
     }
 
@@ -452,14 +462,14 @@ impl Peers {
                 };
                 let stream = network.dial_address(moment, self.machine, &named.address);
                 slot.transport = Some(Transport { link, stream, end: End::Dialer, connected: false });
-                self.by_stream.insert(stream, key);
+                self.by_stream.insert((stream, End::Dialer), key);
             }
             Action::Hangup { link, last } => {
                 let Some(transport) = slot.transport.take_if(|transport| transport.link == link) else { return };
                 if transport.connected && !last.is_empty() {
                     network.send(moment, transport.stream, transport.end, last);
                 }
-                self.by_stream.remove(&transport.stream);
+                self.by_stream.remove(&(transport.stream, transport.end));
                 network.close(moment, transport.stream, transport.end);
             }
         }
@@ -587,7 +597,7 @@ mod tests {
         }
         world.run(5 * SECOND);
         let downs = world.seen.iter().filter(|(_, event)| matches!(event, PeerEvent::Link { up: false, .. })).count();
-        assert_eq!(downs, 2, "both ends heard of it: {:?}", world.seen);
+        assert_eq!(downs, 4, "both ends of both connections heard of it: {:?}", world.seen);
         let now = world.clock.instant(world.now);
         world.peers[0].call(now, node_of(1), 8, (1, Bytes::from_static(b"hello")), Duration::from_secs(5));
         world.run(world.now + 100 * MILLI);

@@ -12,6 +12,7 @@ use dstore_node::{ClientAddress, Host, LogUse, Node, NodeError, Now, Output, Ses
 use dstore_resp::{Decoded, RequestDecoder, encode};
 use dstore_storage::{Log, LogError, LogIndex, LogOp, MemoryEngine, MemoryLog, RangeId};
 
+use crate::carrier::{Carrier, Job, Loop};
 use crate::network::{Arrival, End, Network, StreamId};
 use crate::peers::{PeerEvent, Peers};
 use crate::time::{Clock, Moment};
@@ -88,6 +89,9 @@ pub struct Process {
     streams: BTreeMap<SessionId, StreamId>,
     /// How far a flush has brought the ranges, unless the core knows.
     flushed: Vec<(RangeId, LogIndex)>,
+    carrier: Carrier,
+    /// It was told that it is a member no more.
+    removed: bool,
     name: String,
 }
 
@@ -113,7 +117,7 @@ impl Surroundings<'_> {
 
 impl Process {
     /// A process that was just started.
-    pub fn new(core: Core, peers: Peers, log: Arc<MemoryLog>, name: String) -> Process {
+    pub fn new(core: Core, peers: Peers, log: Arc<MemoryLog>, carrier: Carrier, name: String) -> Process {
         Process {
             core,
             peers,
@@ -122,6 +126,8 @@ impl Process {
             clients: BTreeMap::new(),
             streams: BTreeMap::new(),
             flushed: Vec::new(),
+            carrier,
+            removed: false,
             name,
         }
     }
@@ -136,9 +142,27 @@ impl Process {
         self.flushed = flushed;
     }
 
-    /// Whether the log has told of something since the last turn.
+    /// Whether the log, or another thread, has told of something since the last turn.
     pub fn has_completions(&self) -> bool {
-        !self.completions().is_empty()
+        !self.completions().is_empty() || self.carrier.has_news()
+    }
+
+    /// How many jobs wait for another thread.
+    pub fn jobs(&self) -> usize {
+        self.carrier.jobs()
+    }
+
+    /// Another thread does one of the jobs that wait. Says what it was, and whether it was to replace data.
+    pub fn work(&mut self, number: usize) -> (&'static str, bool) {
+        let job = self.carrier.take_job(number);
+        let said = (job.name(), matches!(job, Job::Finish { .. }));
+        self.carrier.work(job);
+        said
+    }
+
+    /// It was told that it is a member no more, and has to stop for ever.
+    pub fn was_removed(&self) -> bool {
+        self.removed
     }
 
     /// Takes the input and does what is due. What the core wants done stays inside until [`Process::carry_out`].
@@ -166,6 +190,7 @@ impl Process {
         if !self.flushed.is_empty() {
             self.core.handle_flushed(now, &std::mem::take(&mut self.flushed));
         }
+        self.carrier.take_news(&mut Loop { core: &mut self.core, peers: &mut self.peers, now, instant })?;
         self.peers.handle_timeout(instant);
         self.take_peer_events(now, around)?;
         self.core.handle_timeout(now)?;
@@ -243,7 +268,11 @@ impl Process {
                 PeerEvent::Opened { .. }
                 | PeerEvent::Chunk { .. }
                 | PeerEvent::Writable(_)
-                | PeerEvent::Closed { .. } => {}
+                | PeerEvent::Closed { .. } => {
+                    self.note_stream(&event, around);
+                    let mut around = Loop { core: &mut self.core, peers: &mut self.peers, now, instant };
+                    self.carrier.handle(event, &mut around)?;
+                }
                 PeerEvent::Reply { token, result } => {
                     match &result {
                         Ok(body) => self.note(around, format_args!("call {token} is answered, {}", Digest(body))),
@@ -252,6 +281,22 @@ impl Process {
                     self.core.handle_reply(now, token, result)?;
                 }
             }
+        }
+    }
+
+    fn note_stream(&self, event: &PeerEvent, around: &mut Surroundings<'_>) {
+        match event {
+            PeerEvent::Opened { from, flow, .. } => {
+                self.note(around, format_args!("{from} opens stream {}", flow.get()));
+            }
+            PeerEvent::Chunk { flow, body, end } => {
+                let end = if *end { ", the last" } else { "" };
+                self.note(around, format_args!("stream {} brings {}{end}", flow.get(), Digest(body)));
+            }
+            PeerEvent::Closed { flow, result } => {
+                self.note(around, format_args!("stream {} is over: {result:?}", flow.get()));
+            }
+            _ => {}
         }
     }
 
@@ -266,22 +311,30 @@ impl Process {
             Output::Close { session } => self.with_client(session, |client| client.closing = true),
             // Its workloads do not ask for it.
             Output::Shutdown => {}
-            // Its machines know each other from the start, and keep their logs.
-            Output::Peer { .. } => {}
-            Output::Checksum { range, mut checksum } => {
-                let result = loop {
-                    match checksum.step(usize::MAX) {
-                        Ok(None) => {}
-                        Ok(Some(sum)) => break Ok(sum),
-                        Err(error) => break Err(error),
-                    }
-                };
-                self.core.handle_checksum(around.now(), range, result)?;
+            Output::Peer { node, address } => {
+                self.note(around, format_args!("peer {node} is at {address:?}"));
+                match address {
+                    Some(address) => self.peers.set_peer(instant, node, &address),
+                    None => self.peers.remove_peer(instant, node),
+                }
             }
-            Output::SendSnapshot { transfer, .. } => {
-                self.core.handle_snapshot_sent(around.now(), transfer, Err("nobody carries it".to_owned()))?;
+            Output::SendSnapshot { to, transfer, body, export } => {
+                self.note(around, format_args!("sends {to} a snapshot, transfer {transfer}"));
+                let mut on = Loop { core: &mut self.core, peers: &mut self.peers, now: around.now(), instant };
+                self.carrier.send((to, transfer, body), export, &mut on)?;
             }
-            Output::Install { .. } | Output::Removed => unreachable!("its members do not change"),
+            Output::Install { range, install, ops } => {
+                self.note(around, format_args!("lets a snapshot into range {range}"));
+                self.carrier.install(range, install, ops);
+            }
+            Output::Removed => {
+                self.note(around, format_args!("was removed"));
+                self.removed = true;
+            }
+            Output::Checksum { range, checksum } => {
+                self.note(around, format_args!("sums up range {range}"));
+                self.carrier.sum(range, checksum);
+            }
             Output::Pause { session } => self.with_client(session, |client| client.paused = true),
             Output::Resume { session } => self.with_client(session, |client| client.paused = false),
             Output::Write { range, ticket, ops } => {

@@ -1,8 +1,8 @@
 //! One seed, from an empty cluster to a verdict.
 //!
 //! ```text
-//! faults and work ──> faults end ──> every client succeeds ──> every node is read ──> replicas are level and alike
-//!    (safety)                         (liveness, bounded)                                   (convergence)
+//! faults and work ──> faults end ──> every client succeeds ──> members settle ──> every node is read ──> replicas are alike
+//!    (safety)                                     (liveness, bounded)                                     (convergence)
 //! ```
 //!
 //! Then the history is judged by the [checker]. A panic of the core is a failure like any other.
@@ -33,6 +33,9 @@ const SETTLING: Moment = SECOND;
 
 /// The rates of clocks that the core is told to expect.
 const DRIFT_PPM_MAX: u32 = 1000;
+
+/// Machines that may ever join a cluster.
+const NEWCOMERS_MAX: usize = 8;
 
 /// Violations of one history that a report shows.
 const VIOLATIONS_SHOWN_MAX: usize = 5;
@@ -66,6 +69,8 @@ pub struct Outcome {
     pub transactions: (usize, usize, usize),
     /// Faults by kind.
     pub faults: BTreeMap<Kind, u64>,
+    /// Snapshots that replaced the data of a range.
+    pub snapshots: u64,
 }
 
 thread_local! {
@@ -100,9 +105,10 @@ pub fn hunt(options: Options, bug: dstore_node::Planted, seeds_max: u64) -> Opti
 
 fn run_to_verdict(options: Options) -> Outcome {
     let mut random = Random::new(options.seed);
-    let nodes = *random.pick(&[3, 3, 3, 3, 3, 3, 3, 3, 1, 5]);
-    let temper = Temper::draw(&mut random, DRIFT_PPM_MAX);
-    let habits = Habits::draw(&mut random, nodes);
+    let lives = random.one_in(2);
+    let founders = if lives { *random.pick(&[1, 1, 3]) } else { *random.pick(&[3, 3, 3, 3, 3, 3, 3, 3, 1, 5]) };
+    let temper = Temper::draw(&mut random, DRIFT_PPM_MAX, lives);
+    let habits = Habits::draw(&mut random);
     let limits = NodeLimits {
         request_timeout: Duration::from_secs(*random.pick(&[1, 3, 5])),
         inflight_bytes_max: *random.pick(&[64 << 20, 64 << 20, 64 << 20, 1 << 10]),
@@ -111,8 +117,12 @@ fn run_to_verdict(options: Options) -> Outcome {
         ..NodeLimits::default()
     };
     let settings = ClusterSettings {
-        nodes,
+        founders,
+        machines: founders + if lives { NEWCOMERS_MAX } else { 0 },
         limits,
+        chunk_bytes: *random.pick(&[1 << 7, 1 << 10, 1 << 14]),
+        // A whole chunk has to fit, also one of a single large record.
+        stream_window_bytes: *random.pick(&[1 << 17, 1 << 22]),
         #[cfg(feature = "planted")]
         planted: options.planted,
     };
@@ -125,6 +135,7 @@ fn run_to_verdict(options: Options) -> Outcome {
     let patience = request_timeout + SETTLING;
     // Each goes on only if the one before came to its end.
     let _ = reach(&mut world, RECOVERY_MAX, World::clients_are_done, "clients do not succeed")
+        && reach(&mut world, RECOVERY_MAX, World::members_are_settled, "members do not become what they should be")
         && {
             // What clients walked away from takes effect now, or never.
             world.run(world.now + patience, |_| false);
@@ -167,6 +178,7 @@ fn judge(world: World) -> Outcome {
         lines: world.trace.lines(),
         simulated: world.now,
         transactions: world.recorder.counts(),
+        snapshots: world.snapshots,
         faults: world.faults,
     }
 }

@@ -38,8 +38,9 @@ mod tests {
 
     #[test]
     fn no_port_is_given_twice_nor_one_in_use() {
-        let first = free_ports(1)[0];
-        let holder = TcpListener::bind(("127.0.0.1", first)).unwrap();
+        // Another process may take a port in the moment before this one does.
+        let hold = |port| TcpListener::bind(("127.0.0.1", port)).ok().map(|holder| (port, holder));
+        let (first, holder) = std::iter::repeat_with(|| free_ports(1)[0]).find_map(hold).unwrap();
         let mut more = free_ports(20);
         more.push(first);
         more.sort_unstable();

@@ -64,6 +64,13 @@ fn clients(page: &mut Page<'_>, snapshot: &Snapshot) -> Result<(), Error> {
 fn raft(page: &mut Page<'_>, snapshot: &Snapshot) -> Result<(), Error> {
     page.gauge("log_size", "The log's files on disk", Some(Unit::Bytes), snapshot.log_bytes)?;
     page.gauge("log_entries", "Entries in the log's files", None, snapshot.log_entries)?;
+    page.gauge("disk_free", "Room on the disk", Some(Unit::Bytes), snapshot.disk_free_bytes.unwrap_or(0))?;
+    let levels = ["ample", "low", "critical"];
+    let space = levels.map(|level| ([("level", level)], u64::from(snapshot.disk_space == level)));
+    page.gauges("disk_space", "1 for the level that the room on the disk is at", None, space)?;
+    page.gauge("disk_stalled", "1 while writes to the disk stand still", None, u64::from(snapshot.disk_stalled))?;
+    let refused = u64::from(snapshot.growth_refused.is_some());
+    page.gauge("growth_refused", "1 while the node refuses growth as the leader of user data", None, refused)?;
     let ranges: Vec<(String, _)> = snapshot.ranges.iter().map(|range| (range.range.to_string(), range)).collect();
     let mut each = |name, help, value: fn(&super::RangeSnapshot) -> u64| {
         let values = ranges.iter().map(|(label, range)| ([("range", &**label)], value(range)));

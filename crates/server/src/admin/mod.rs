@@ -91,7 +91,13 @@ fn answer(path: &str, snapshot: &Snapshot) -> Response {
     match path {
         "/metrics" => Response { status: 200, content_type: metrics::CONTENT_TYPE, body: metrics::encode(snapshot) },
         "/healthz" => verdict(snapshot.health()),
-        "/readyz" => verdict(snapshot.readiness()),
+        "/readyz" => match snapshot.readiness() {
+            Ok(()) => {
+                let lines: String = snapshot.remarks().iter().map(|remark| format!("{remark}\n")).collect();
+                Response::text(200, format!("ok\n{lines}"))
+            }
+            not_ready => verdict(not_ready),
+        },
         "/status" => {
             let mut body = serde_json::to_string_pretty(snapshot).expect("plain data has a JSON form");
             body.push('\n');

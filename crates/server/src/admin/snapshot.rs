@@ -48,6 +48,14 @@ pub struct Snapshot {
     pub log_bytes: u64,
     /// Entries in them.
     pub log_entries: u64,
+    /// Room on the disk: `ample`, `low` or `critical`.
+    pub disk_space: String,
+    /// The same in bytes, once it was measured.
+    pub disk_free_bytes: Option<u64>,
+    /// Writes to the disk stand still.
+    pub disk_stalled: bool,
+    /// Why the node, as the leader of user data, refuses growth; if it does.
+    pub growth_refused: Option<String>,
     /// The Raft groups the node is in. The one of user data decides whether it is ready.
     pub ranges: Vec<RangeSnapshot>,
     /// The nodes of the cluster.
@@ -124,6 +132,22 @@ impl Snapshot {
     }
 }
 
+impl Snapshot {
+    /// What is worth saying of a node that is ready.
+    pub fn remarks(&self) -> Vec<String> {
+        let mut remarks = Vec::new();
+        if self.disk_stalled {
+            remarks.push("the disk stands still".to_owned());
+        }
+        if !matches!(&*self.disk_space, "" | "ample") {
+            let free = self.disk_free_bytes.map(|bytes| format!(", {} MiB are free", bytes >> 20)).unwrap_or_default();
+            remarks.push(format!("room on the disk is {}{free}", self.disk_space));
+        }
+        remarks.extend(self.growth_refused.as_ref().map(|why| format!("growth is refused: {why}")));
+        remarks
+    }
+}
+
 /// A node in good health.
 #[cfg(test)]
 pub(super) fn sample() -> Snapshot {
@@ -152,6 +176,8 @@ pub(super) fn sample() -> Snapshot {
         incarnation: 3,
         commands_total: 12,
         cpu_user_us: 1_500_000,
+        disk_space: "ample".to_owned(),
+        disk_free_bytes: Some(5 << 30),
         ranges: vec![range(0, false), range(1, true)],
         members: vec![member(1), member(2), member(3)],
         ..Snapshot::default()
@@ -161,6 +187,23 @@ pub(super) fn sample() -> Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_in_order_has_no_remarks_and_one_with_a_bad_disk_has_some() {
+        assert_eq!(sample().remarks(), Vec::<String>::new());
+        let short = Snapshot {
+            disk_space: "low".to_owned(),
+            disk_stalled: true,
+            growth_refused: Some("the disk of node 1 is nearly full".to_owned()),
+            ..sample()
+        };
+        let expected = [
+            "the disk stands still",
+            "room on the disk is low, 5120 MiB are free",
+            "growth is refused: the disk of node 1 is nearly full",
+        ];
+        assert_eq!((short.remarks(), short.readiness()), (expected.map(str::to_owned).to_vec(), Ok(())));
+    }
 
     #[test]
     fn a_node_is_ready_when_it_knows_a_leader_and_has_caught_up() {

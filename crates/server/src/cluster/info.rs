@@ -1,4 +1,4 @@
-//! What a node says of itself and of its cluster in `INFO server` and `INFO raft`.
+//! What a node says of itself and of its cluster in `INFO server`, `INFO raft` and `INFO persistence`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,6 +29,10 @@ pub struct NodeInfo {
     pub log_bytes: u64,
     /// Entries of its log.
     pub log_entries: u64,
+    /// Room on its disk, `ample`, `low` or `critical`; empty where it does not say.
+    pub disk_space: String,
+    /// Whether its disk stands still.
+    pub disk_stalled: bool,
     /// The nodes of the cluster.
     pub members: Vec<Member>,
 }
@@ -57,7 +61,8 @@ impl NodeInfo {
         }
         let answers = client.call_text(&["INFO", "server"]).and_then(|server| {
             let raft = client.call_text(&["INFO", "raft"])?;
-            Ok(server + "\r\n" + &raft)
+            let persistence = client.call_text(&["INFO", "persistence"])?;
+            Ok([server, raft, persistence].join("\r\n"))
         });
         match answers {
             Ok(text) => NodeInfo::parse(&text),
@@ -68,7 +73,7 @@ impl NodeInfo {
         }
     }
 
-    /// Reads the text of the two sections.
+    /// Reads the text of the sections.
     ///
     /// # Errors
     ///
@@ -91,6 +96,9 @@ impl NodeInfo {
             applied: number("raft_applied")?,
             log_bytes: number("raft_log_bytes")?,
             log_entries: number("raft_log_entries")?,
+            // Older ones do not say.
+            disk_space: fields.get("dstore_disk_space").copied().unwrap_or_default().to_owned(),
+            disk_stalled: fields.get("dstore_disk_stalled") == Some(&"1"),
             members: members.map(|line| Member::parse(line)).collect::<Result<_, _>>()?,
         })
     }

@@ -204,6 +204,9 @@ fn node_status(asked: &Asked, leader: Option<&(u64, String)>, commit: u64) -> No
         Ok(info) if leader.is_some_and(|(term, node)| info.leader.as_ref() != Some(node) || info.term != *term) => {
             "follows another leader".to_owned()
         }
+        Ok(info) if info.disk_stalled => "disk stands still".to_owned(),
+        Ok(info) if info.disk_space == "low" => "disk nearly full".to_owned(),
+        Ok(info) if info.disk_space == "critical" => "disk full".to_owned(),
         Ok(_) if lag.is_some_and(|lag| lag > LAG_MAX) => "catching up".to_owned(),
         Ok(_) => "ok".to_owned(),
     };
@@ -269,6 +272,21 @@ healthy: 3 of 3
         );
         let lost = judge(&cluster([LEADER, FOLLOWER, Some(("candidate", None, 5000))]));
         assert_eq!((lost.verdict, &*lost.nodes[2].state), (Verdict::Degraded, "knows no leader"));
+    }
+
+    #[test]
+    fn a_node_whose_disk_is_not_well_is_not_well() {
+        let with = |change: fn(&mut NodeInfo)| {
+            let mut asked = cluster([LEADER, FOLLOWER, FOLLOWER]);
+            change(asked[1].answer.as_mut().unwrap());
+            let status = judge(&asked);
+            (status.verdict, status.nodes[1].state.clone())
+        };
+        let degraded = |state: &str| (Verdict::Degraded, state.to_owned());
+        assert_eq!(with(|info| info.disk_space = "ample".to_owned()), (Verdict::Healthy, "ok".to_owned()));
+        assert_eq!(with(|info| info.disk_space = "low".to_owned()), degraded("disk nearly full"));
+        assert_eq!(with(|info| info.disk_space = "critical".to_owned()), degraded("disk full"));
+        assert_eq!(with(|info| info.disk_stalled = true), degraded("disk stands still"));
     }
 
     #[test]

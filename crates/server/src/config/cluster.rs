@@ -13,7 +13,7 @@ use dstore_net::Target;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::Settings;
+use super::{Settings, ms_in};
 
 /// Nodes that may found a cluster together: each write goes to all of them, and more than four failures at once are
 /// answered with backups rather than voters.
@@ -74,20 +74,13 @@ impl ClusterConfig {
                 "peers need a secret that all of them share: give --cluster-secret-file FILE ({HOW_TO_MAKE_A_SECRET})"
             );
         }
-        let ms = |name, given: Option<u64>, default, min, max| {
-            let ms = given.unwrap_or(default);
-            if !(min..=max).contains(&ms) {
-                bail!("{name} is {ms}; it must be between {min} and {max}");
-            }
-            Ok(Duration::from_millis(ms))
-        };
         Ok(ClusterConfig {
             peers,
             peer_listen,
             secret_file,
-            request_timeout: ms("request_timeout_ms", settings.request_timeout_ms, 5000, 100, 600_000)?,
+            request_timeout: ms_in("request_timeout_ms", settings.request_timeout_ms, 5000, 100, 600_000)?,
             // Below this, an ordinary pause of a shared machine would cost a leader.
-            election_timeout: ms("election_timeout_ms", settings.election_timeout_ms, 700, 100, 60_000)?,
+            election_timeout: ms_in("election_timeout_ms", settings.election_timeout_ms, 700, 100, 60_000)?,
             reads: settings.reads.unwrap_or(Reads::Lease),
             follower_reads: settings.follower_reads.unwrap_or(false),
         })

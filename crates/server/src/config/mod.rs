@@ -10,6 +10,7 @@ mod size;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::bail;
 
@@ -17,6 +18,7 @@ pub use self::cluster::{ClusterConfig, HOW_TO_MAKE_A_SECRET, Password, PeerAddre
 pub use self::level::LogLevel;
 pub use self::settings::Settings;
 pub use self::size::ByteSize;
+use crate::space::SpaceConfig;
 
 /// The settings in force.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +45,10 @@ pub struct Config {
     pub log_segment_bytes: usize,
     /// Log kept before it is cut, in bytes.
     pub log_bytes_max: usize,
+    /// What is to be kept free of the disk.
+    pub space: SpaceConfig,
+    /// How long a write may take before the disk counts as standing still.
+    pub disk_stall: Duration,
     /// The cluster, and the node's place in it.
     pub cluster: ClusterConfig,
     /// Address of metrics and health checks.
@@ -89,6 +95,12 @@ impl Settings {
                 2048 * MIB,
             )?,
             log_bytes_max: bytes_in("log_bytes_max", self.log_bytes_max, 256 * MIB, 4 * MIB, 1 << 46)?,
+            space: SpaceConfig {
+                floor: self.free_bytes_floor.map(|size| size.0),
+                ballast: self.ballast_bytes.map(|size| size.0),
+            },
+            // Below this, an ordinary pause of a shared disk would cost a leader.
+            disk_stall: ms_in("disk_stall_ms", self.disk_stall_ms, 300, 50, 60_000)?,
             cluster,
             admin_listen: self.admin_listen,
             requirepass: self.requirepass,
@@ -125,6 +137,14 @@ fn bytes_in(name: &str, given: Option<ByteSize>, default: u64, min: u64, max: u6
         bail!("{name} is {}; it must be between {} and {}", ByteSize(bytes), ByteSize(min), ByteSize(max));
     }
     Ok(usize::try_from(bytes)?)
+}
+
+fn ms_in(name: &str, given: Option<u64>, default: u64, min: u64, max: u64) -> anyhow::Result<Duration> {
+    let ms = given.unwrap_or(default);
+    if !(min..=max).contains(&ms) {
+        bail!("{name} is {ms}; it must be between {min} and {max}");
+    }
+    Ok(Duration::from_millis(ms))
 }
 
 #[cfg(test)]

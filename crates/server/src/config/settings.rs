@@ -61,6 +61,18 @@ pub struct Settings {
     #[arg(long, value_name = "SIZE")]
     pub log_bytes_max: Option<ByteSize>,
 
+    /// Free room on the disk below which the data may not grow; 0 for none. [default: 256MiB, or 5 % of a smaller disk]
+    #[arg(long, value_name = "SIZE")]
+    pub free_bytes_floor: Option<ByteSize>,
+
+    /// Size of a file that is given up when the disk is full. [default: 64MiB, or 2 % of a smaller disk]
+    #[arg(long, value_name = "SIZE")]
+    pub ballast_bytes: Option<ByteSize>,
+
+    /// How long a write may take before the disk counts as standing still, and others lead. [default: 300]
+    #[arg(long, value_name = "MS")]
+    pub disk_stall_ms: Option<u64>,
+
     /// Peer addresses of all nodes that found the cluster, this one's included, in the same order on each of them.
     /// Without it the node is a cluster of its own.
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', help_heading = CLUSTER)]
@@ -132,6 +144,9 @@ impl Settings {
             inflight_bytes_max: self.inflight_bytes_max.or(fallback.inflight_bytes_max),
             log_segment_bytes: self.log_segment_bytes.or(fallback.log_segment_bytes),
             log_bytes_max: self.log_bytes_max.or(fallback.log_bytes_max),
+            free_bytes_floor: self.free_bytes_floor.or(fallback.free_bytes_floor),
+            ballast_bytes: self.ballast_bytes.or(fallback.ballast_bytes),
+            disk_stall_ms: self.disk_stall_ms.or(fallback.disk_stall_ms),
             peers: self.peers.or(fallback.peers),
             peer_listen: self.peer_listen.or(fallback.peer_listen),
             cluster_secret_file: self.cluster_secret_file.or(fallback.cluster_secret_file),

@@ -58,6 +58,10 @@ fn with_status(own: Snapshot, status: &NodeStatus) -> Snapshot {
         cpu_system_us: usage.system_us,
         log_bytes: log.bytes,
         log_entries: log.entries,
+        disk_space: status.disk.space.to_string(),
+        disk_free_bytes: status.disk.free_bytes,
+        disk_stalled: status.disk.stalled,
+        growth_refused: status.disk.refuses.clone(),
         ranges: status.ranges.iter().map(range).collect(),
         ..own
     }

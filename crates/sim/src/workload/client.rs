@@ -15,8 +15,6 @@ use crate::time::{MILLI, Moment, SECOND};
 /// How clients behave; the same for all clients of a run.
 #[derive(Clone, Debug)]
 pub struct Habits {
-    /// Nodes to connect to.
-    pub nodes: usize,
     /// Keys in use.
     pub keys: u64,
     /// The mean pause between a reply and the next request.
@@ -37,9 +35,8 @@ pub struct Habits {
 
 impl Habits {
     /// Habits drawn from a seed.
-    pub fn draw(random: &mut Random, nodes: usize) -> Habits {
+    pub fn draw(random: &mut Random) -> Habits {
         Habits {
-            nodes,
             keys: random.between(2, 6),
             think_mean: *random.pick(&[30 * MILLI, 80 * MILLI, 200 * MILLI]),
             burst_permille: *random.pick(&[0, 100, 300, 600]),
@@ -131,6 +128,8 @@ const RECOVERY_COMMANDS: u32 = 3;
 pub struct Client {
     random: Random,
     habits: Habits,
+    /// Nodes to connect to.
+    nodes: Vec<Machine>,
     task: Task,
     connection: Option<Connection>,
     /// When something is to be done without being asked.
@@ -142,11 +141,12 @@ pub struct Client {
 
 impl Client {
     /// A client that begins at a moment of its own.
-    pub fn new(mut random: Random, habits: Habits) -> Client {
+    pub fn new(mut random: Random, habits: Habits, nodes: Vec<Machine>) -> Client {
         let due = random.below(SECOND);
         Client {
             random,
             habits,
+            nodes,
             task: Task::Work,
             connection: None,
             due,
@@ -158,7 +158,13 @@ impl Client {
     /// A client that reads every key at one node, from now on.
     pub fn reader(random: Random, habits: Habits, now: Moment, machine: Machine) -> Client {
         let task = Task::ReadAll { machine, next: 0 };
-        Client { task, due: now, ..Client::new(random, habits) }
+        Client { task, due: now, ..Client::new(random, habits, vec![machine]) }
+    }
+
+    /// The nodes to connect to are others now. A connection to one that is not among them is given up before the next
+    /// command.
+    pub fn set_nodes(&mut self, nodes: &[Machine]) {
+        nodes.clone_into(&mut self.nodes);
     }
 
     /// Faults are over: from now on it has to succeed, and then rests.
@@ -242,6 +248,9 @@ impl Client {
     }
 
     fn work(&mut self, now: Moment, recorder: &mut Recorder) {
+        if self.connection.as_ref().is_some_and(|connection| !self.nodes.contains(&connection.machine)) {
+            return self.leave(now);
+        }
         if self.connection.is_none() {
             self.connect(recorder);
         }
@@ -270,7 +279,7 @@ impl Client {
     fn connect(&mut self, recorder: &mut Recorder) {
         let machine = match self.task {
             Task::ReadAll { machine, .. } => machine,
-            _ => self.random.below(self.habits.nodes as u64) as Machine,
+            _ => *self.random.pick(&self.nodes),
         };
         self.actions.push_back(ClientAction::Connect(machine));
         self.connection = Some(Connection {
@@ -424,7 +433,9 @@ impl Client {
                 return recorder.problem(connection.number, format_args!("{expected:?} was answered with -{text}"));
             }
         };
-        if text.starts_with(b"NOQUORUM not executed") {
+        // No quorum; a disk without room; a node that was removed.
+        let refused: [&[u8]; 3] = [b"NOQUORUM not executed", b"OOM ", b"ERR not executed"];
+        if refused.iter().any(|refusal| text.starts_with(refusal)) {
             id.into_iter().for_each(|id| recorder.refuse(now, id));
         } else if text.starts_with(b"UNCERTAIN ") {
             connection.uncertain = true;
@@ -518,7 +529,7 @@ mod tests {
     /// Lets a client talk to `answers`, which gets what it sends and says what comes back, and gives the history.
     fn talk(habits: Habits, rounds: usize, mut answers: impl FnMut(&str) -> String) -> (Recorder, Client) {
         let mut recorder = Recorder::default();
-        let mut client = Client::new(Random::new(1), habits);
+        let mut client = Client::new(Random::new(1), habits, vec![0, 1, 2]);
         for _ in 0..rounds {
             let now = client.due();
             client.handle_timeout(now, &mut recorder);
@@ -533,7 +544,7 @@ mod tests {
     }
 
     fn habits() -> Habits {
-        let mut habits = Habits::draw(&mut Random::new(1), 3);
+        let mut habits = Habits::draw(&mut Random::new(1));
         (habits.burst_permille, habits.block_permille, habits.watch_permille) = (0, 0, 0);
         (habits.read_permille, habits.leave_permille, habits.keys) = (0, 0, 1);
         habits

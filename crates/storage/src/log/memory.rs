@@ -31,6 +31,8 @@ struct State {
     current: RangeLogs,
     /// What is on the imagined disk.
     durable: RangeLogs,
+    /// Operations of submissions whose sync failed: nobody knows what of them is on the disk.
+    doubtful: Vec<LogOp>,
     /// Submissions in `current` and not in `durable`, oldest first.
     waiting: VecDeque<Waiting>,
     failed: Option<LogError>,
@@ -63,6 +65,7 @@ impl MemoryLog {
             state: Mutex::new(State {
                 current: empty(),
                 durable: empty(),
+                doubtful: Vec::new(),
                 waiting: VecDeque::new(),
                 failed: None,
                 records_total: 0,
@@ -74,8 +77,11 @@ impl MemoryLog {
     pub fn sync_one(&self) -> bool {
         let mut state = self.lock();
         let Some(next) = state.waiting.pop_front() else { return false };
-        let result = match state.failed.as_ref() {
-            Some(failed) => Err(failed.sticky()),
+        let result = match state.failed.as_ref().map(LogError::sticky) {
+            Some(failed) => {
+                state.doubtful.extend(next.ops);
+                Err(failed)
+            }
             None => {
                 state.records_total += record_count(&next.ops);
                 for op in &next.ops {
@@ -104,10 +110,10 @@ impl MemoryLog {
     /// says. Completions of the rest are dropped uncalled. An injected failure is over.
     pub fn lose_power(&self, seed: u64) {
         let mut state = self.lock();
-        let waiting = std::mem::take(&mut state.waiting);
-        let records = waiting.iter().map(|waiting| record_count(&waiting.ops)).sum();
-        let mut survivors = Mix::new(seed).up_to(records);
-        for op in waiting.iter().flat_map(|waiting| &waiting.ops) {
+        let mut unsynced = std::mem::take(&mut state.doubtful);
+        unsynced.extend(std::mem::take(&mut state.waiting).into_iter().flat_map(|waiting| waiting.ops));
+        let mut survivors = Mix::new(seed).up_to(record_count(&unsynced));
+        for op in &unsynced {
             if survivors == 0 {
                 break;
             }

@@ -188,6 +188,9 @@ pub trait Log: Send + Sync {
 
     /// Figures for INFO and metrics.
     fn stats(&self) -> LogStats;
+
+    /// There is room again: what [`LogStats::prepare_error`] tells of is tried once more, without waiting for it.
+    fn prepare_again(&self) {}
 }
 
 /// The operation that lets the log of `range` begin at `applied` when, after a crash, the data is ahead of the log, or

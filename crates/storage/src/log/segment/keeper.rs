@@ -104,6 +104,12 @@ impl Keeper {
         }
     }
 
+    /// Forgets that the last preparation failed: it is tried again.
+    pub(crate) fn prepare_again(&self) {
+        self.lock().error = None;
+        self.wake.notify_all();
+    }
+
     /// Takes back a segment that no range needs any more. Oldest first.
     pub(crate) fn retire(&self, segment: Arc<SegmentFile>) {
         self.lock().retired.push_back(segment);

@@ -421,6 +421,10 @@ impl Log for SegmentLog {
         self.payload_bytes_max
     }
 
+    fn prepare_again(&self) {
+        self.keeper.prepare_again();
+    }
+
     fn stats(&self) -> LogStats {
         let (segments_spare, prepare_error) = self.keeper.stats();
         let state = self.shared.lock();

@@ -1,0 +1,165 @@
+//! Faults of the network, of processes, disks and clocks: how they begin and how they end.
+
+use super::{Ending, Event, World};
+use crate::nemesis::{Fault, Kind};
+use crate::network::{End, Machine as MachineId, Quality};
+use crate::time::{MILLI, Moment, SECOND};
+
+/// How long a process that is stopped and cut off stays so at least: until others lead.
+const DEAF_MIN: Moment = 2 * SECOND;
+/// How long after that its peers reach it again.
+const DEAF_AFTER: Moment = 300 * MILLI;
+
+impl World {
+    fn leader(&mut self) -> Option<MachineId> {
+        self.machines.iter().find(|machine| machine.leads()).map(|machine| machine.id)
+    }
+
+    pub(super) fn fault(&mut self) {
+        if self.now >= self.temper.faults_until {
+            return;
+        }
+        let leader = self.leader();
+        let present = self.present();
+        if let Some(fault) = self.temper.fault(&mut self.nemesis, &present, leader) {
+            // Every fault is over when all faults are.
+            let until = (self.now + self.temper.duration(&mut self.nemesis)).min(self.temper.faults_until);
+            self.strike(fault, until);
+        }
+        let next = self.temper.next(&mut self.nemesis, self.now);
+        self.push(next, Event::Fault);
+    }
+
+    pub(super) fn count(&mut self, kind: Kind) {
+        *self.faults.entry(kind).or_default() += 1;
+    }
+
+    fn strike(&mut self, fault: Fault, until: Moment) {
+        self.trace.note(self.now, format_args!("fault until {}: {fault:?}", crate::time::seconds(until)));
+        match fault {
+            Fault::Partition(pairs) => {
+                self.count(Kind::Partition);
+                self.block(pairs, until);
+            }
+            Fault::Stray(from, to) => {
+                self.count(Kind::Stray);
+                self.push(self.now.midpoint(until), Event::End(Ending::Stray(from, to)));
+                self.block(vec![(from, to)], until);
+            }
+            Fault::Crash { machine, power, at } => {
+                if !self.machines[machine].is_up() {
+                    return;
+                }
+                self.count(Kind::Crash);
+                match at {
+                    Some(at) => self.machines[machine].crash_at = Some((at, power)),
+                    None => self.crash(machine, power),
+                }
+                self.push(until, Event::End(Ending::Crash(machine)));
+            }
+            Fault::Pause { machine, within_turn, deaf } => {
+                if !self.machines[machine].is_up() {
+                    return;
+                }
+                self.count(Kind::Pause);
+                let mut until = until;
+                if deaf {
+                    until = until.max(self.now + DEAF_MIN).min(self.temper.faults_until);
+                    let others = self.present().into_iter().filter(|other| *other != machine);
+                    let pairs = others.flat_map(|other| [(other, machine), (machine, other)]).collect();
+                    self.block(pairs, (until + DEAF_AFTER).min(self.temper.faults_until));
+                }
+                if within_turn {
+                    self.machines[machine].pause_within_turn = true;
+                } else {
+                    self.pause(machine);
+                }
+                self.push(until, Event::End(Ending::Pause(machine)));
+            }
+            Fault::Cut(share) => {
+                self.count(Kind::Cut);
+                for stream in self.network.streams() {
+                    if self.nemesis.permille(share) {
+                        self.network.cut(self.now, stream);
+                    }
+                }
+            }
+            Fault::Slow(pairs, quality) => {
+                self.count(Kind::Slow);
+                pairs.iter().for_each(|(from, to)| self.network.set_quality(*from, *to, quality));
+                self.push(until, Event::End(Ending::Slow(pairs)));
+            }
+            other => self.strike_machine(other, until),
+        }
+    }
+
+    fn block(&mut self, pairs: Vec<(MachineId, MachineId)>, until: Moment) {
+        pairs.iter().for_each(|(from, to)| self.network.block(*from, *to));
+        self.push(until, Event::End(Ending::Partition(pairs)));
+    }
+
+    /// Faults of a disk or a clock.
+    fn strike_machine(&mut self, fault: Fault, until: Moment) {
+        match fault {
+            Fault::Stall(machine) => {
+                self.count(Kind::Stall);
+                self.machines[machine].stalled_until = until;
+            }
+            Fault::Jump(machine, offset_us) => {
+                self.count(Kind::Jump);
+                self.machines[machine].clock.set_wall_offset_us(offset_us);
+            }
+            Fault::Busy(machine, writes) if self.machines[machine].process.is_some() => {
+                self.count(Kind::Busy);
+                self.machines[machine].engine.refuse_writes(writes);
+            }
+            Fault::Flush(machine) => {
+                self.count(Kind::Flush);
+                self.flush(machine);
+            }
+            Fault::Broken { machine, log, data } if self.machines[machine].process.is_some() => {
+                self.count(Kind::Broken);
+                self.machines[machine].break_disk(log, data);
+                self.push(until, Event::End(Ending::Broken(machine)));
+            }
+            Fault::Sluggish(machine, times) => {
+                self.count(Kind::Sluggish);
+                self.machines[machine].slowness = times;
+                self.push(until, Event::End(Ending::Sluggish(machine)));
+            }
+            // An engine that is being opened has no background work to be busy with.
+            Fault::Busy(..) | Fault::Broken { .. } => {}
+            other => self.strike_members(&other, until),
+        }
+    }
+
+    pub(super) fn end(&mut self, ending: Ending) {
+        match ending {
+            Ending::Partition(pairs) => {
+                self.trace.note(self.now, format_args!("a partition ends: {pairs:?}"));
+                pairs.iter().for_each(|(from, to)| self.network.unblock(self.now, *from, *to));
+            }
+            Ending::Stray(from, to) => {
+                for stream in self.network.streams() {
+                    if self.network.machines_of(stream) == Some([from, to]) {
+                        self.network.sever(self.now, stream, End::Dialer);
+                    }
+                }
+            }
+            Ending::Slow(pairs) => {
+                let quality: Quality = self.temper.quality;
+                pairs.iter().for_each(|(from, to)| self.network.set_quality(*from, *to, quality));
+            }
+            Ending::Crash(machine) => self.start(machine),
+            Ending::Broken(machine) => {
+                if self.machines[machine].broken {
+                    // It has not written since, and has not noticed.
+                    self.crash(machine, false);
+                }
+                self.start(machine);
+            }
+            Ending::Sluggish(machine) => self.machines[machine].slowness = 1,
+            Ending::Pause(machine) => self.resume(machine),
+        }
+    }
+}
