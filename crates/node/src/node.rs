@@ -348,6 +348,8 @@ pub struct Node<E> {
     pub(crate) left: BTreeSet<RangeId>,
     /// The driver was told that this node is a member no more.
     pub(crate) was_removed: bool,
+    /// Other nodes that were removed, and ranges that they have left, as the leaders of those say.
+    pub(crate) gone: BTreeSet<(u64, RangeId)>,
     pub(crate) groups: BTreeMap<RangeId, Group>,
     pub(crate) sessions: Sessions,
     pub(crate) cursors: Cursors,
@@ -380,8 +382,8 @@ pub struct Node<E> {
     pub(crate) next_expiry: Time,
     /// Calls of ours that have not ended, and for whom they are.
     pub(crate) calls: BTreeMap<u64, SessionId>,
-    /// Calls of ours that greet a peer.
-    pub(crate) greeting: BTreeSet<u64>,
+    /// Calls of ours that greet a peer, and about whom: this node, or one that was removed.
+    pub(crate) greeting: BTreeMap<u64, u64>,
     pub(crate) last_greeted: u64,
     pub(crate) last_token: u64,
     /// Connections with peers that came to be, counted.
@@ -436,6 +438,7 @@ impl<E: Engine> Node<E> {
             transfers: Transfers::default(),
             left: BTreeSet::new(),
             was_removed: false,
+            gone: BTreeSet::new(),
             groups,
             sessions: Sessions::default(),
             cursors: Cursors::new(seed),
@@ -458,7 +461,7 @@ impl<E: Engine> Node<E> {
             next_retry: now.mono,
             next_expiry: now.mono,
             calls: BTreeMap::new(),
-            greeting: BTreeSet::new(),
+            greeting: BTreeMap::new(),
             last_greeted: 0,
             last_token: 0,
             epoch: 0,

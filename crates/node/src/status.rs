@@ -137,6 +137,12 @@ impl<E: Engine> Node<E> {
         })
     }
 
+    /// The entry up to which a range's data is applied, and the last one of its log.
+    pub fn reach(&self, range: RangeId) -> Option<(LogIndex, LogIndex)> {
+        let group = self.groups.get(&range)?;
+        Some((group.replica.applied().position.index, LogIndex(group.status().last.index.0)))
+    }
+
     fn member_status(&self, record: &NodeRecord) -> MemberStatus {
         let id = dstore_raft::NodeId(record.node);
         let configuration = self.groups.get(&USER_RANGE).map(|group| group.raft.configuration());
@@ -153,12 +159,6 @@ impl<E: Engine> Node<E> {
             part,
             is_receiving_snapshot: self.sends_snapshot_to(USER_RANGE, record.node),
         }
-    }
-
-    /// The entry up to which a range's data is applied, and the last one of its log.
-    pub fn reach(&self, range: RangeId) -> Option<(LogIndex, LogIndex)> {
-        let group = self.groups.get(&range)?;
-        Some((group.replica.applied().position.index, LogIndex(group.status().last.index.0)))
     }
 
     fn range_status(&self, range: RangeId) -> Option<RangeStatus> {

@@ -55,8 +55,8 @@ pub(super) struct Meeting {
 pub(super) fn meet(dir: DataDir, meeting: Meeting) -> anyhow::Result<(DataDir, Plan)> {
     let own = dir.identity().context("a founder has an id")?.clone();
     let planned = match own.standing {
-        Standing::New => None,
         Standing::Planned(plan) | Standing::Member(plan) => Some(plan),
+        Standing::New | Standing::Joined(_) | Standing::Removed(_) => None,
     };
     let identity = Identity { cluster: UNFOUNDED, node: own.node, incarnation: dir.incarnation() };
     let config = Config::new(identity, meeting.secret);

@@ -25,6 +25,8 @@ pub(super) struct Operator {
     errand: Option<Errand>,
     /// Whom he wanted removed, ever.
     doomed: BTreeSet<MachineId>,
+    /// Machines whose disk was lost and in whose place there is another.
+    replaced: BTreeSet<MachineId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +148,9 @@ impl World {
     }
 
     fn replace(&mut self, lost: MachineId) {
+        if !self.operator.replaced.insert(lost) {
+            return;
+        }
         let address = self.nemesis.one_in(2).then(|| self.machines[lost].address.clone());
         self.switch_on(address);
     }
