@@ -76,8 +76,11 @@ struct Client {
     ended: bool,
 }
 
+/// Writes of ranges that have ended.
+type Ended = VecDeque<(RangeId, u64, Result<(), LogError>)>;
+
 /// What the log has on disk and the loop does not know of yet.
-type Completions = Arc<Mutex<VecDeque<(RangeId, u64, Result<(), LogError>)>>>;
+type Completions = Arc<Mutex<Ended>>;
 
 /// A running node. See the [module](self).
 pub struct Process {
@@ -261,7 +264,7 @@ impl Process {
         around.trace.note(around.moment, format_args!("{} {what}", self.name));
     }
 
-    fn completions(&self) -> std::sync::MutexGuard<'_, VecDeque<(RangeId, u64, Result<(), LogError>)>> {
+    fn completions(&self) -> std::sync::MutexGuard<'_, Ended> {
         self.completions.lock().expect("one thread runs the simulation, and a panic ends it")
     }
 
