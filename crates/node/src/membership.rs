@@ -257,7 +257,8 @@ impl<E: Engine> Node<E> {
                 0 => format!("node {node:016x} is removed"),
                 left => format!("node {node:016x} leaves, {left} of {} ranges to go", self.groups.len()),
             };
-            return Ok(Administered { done, pending: ranges > 0, ..Administered::default() });
+            let members = self.member_addresses();
+            return Ok(Administered { done, pending: ranges > 0, members, ..Administered::default() });
         }
         if let Some(error) = self.cannot_spare(now, NodeId(node)).filter(|_| !remove.force) {
             return refused(error);
@@ -265,7 +266,8 @@ impl<E: Engine> Node<E> {
         let known = record.or_else(|| self.roster.get(node).cloned()).unwrap_or_default();
         let removed = NodeRecord { node, removed_at_ms: now.wall_ms().max(1), ..known };
         self.put_node(now, &removed)?;
-        Ok(Administered { pending: true, done: format!("node {node:016x} leaves"), ..Administered::default() })
+        let (done, members) = (format!("node {node:016x} leaves"), self.member_addresses());
+        Ok(Administered { pending: true, done, members, ..Administered::default() })
     }
 
     /// Why the cluster cannot go on without a node, if so, as this leader of the system range sees it.
@@ -300,15 +302,15 @@ impl<E: Engine> Node<E> {
             return None;
         }
         let leader = group.leader().map(|(leader, _)| leader.0).filter(|leader| *leader != self.identity.node.0);
-        Some(match leader {
-            Some(leader) => Administered {
+        let pending = |done: &str| Administered { pending: true, done: done.to_owned(), ..Administered::default() };
+        Some(match leader.map(|leader| self.roster.address(leader)) {
+            Some("") => pending("another node leads, and has not said where it is"),
+            Some(address) => Administered {
                 error: "another node leads".to_owned(),
-                peer_address: self.roster.address(leader).to_owned(),
+                peer_address: address.to_owned(),
                 ..Administered::default()
             },
-            None => {
-                Administered { pending: true, done: "nobody leads at the moment".to_owned(), ..Administered::default() }
-            }
+            None => pending("nobody leads at the moment"),
         })
     }
 

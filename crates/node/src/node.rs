@@ -428,7 +428,7 @@ impl<E: Engine> Node<E> {
         }
         let known: Vec<Member> = founders.into_iter().chain(contacts).collect();
         let roster = Roster::new(Self::node_records(&engine)?, &known);
-        Ok(Node {
+        let mut node = Node {
             engine,
             identity,
             first_founder,
@@ -469,7 +469,10 @@ impl<E: Engine> Node<E> {
             waiting_bytes: 0,
             #[cfg(feature = "planted")]
             planted: None,
-        })
+        };
+        let me = node.own_record();
+        node.roster.note(&me);
+        Ok(node)
     }
 
     /// A client connected.

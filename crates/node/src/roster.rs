@@ -20,6 +20,8 @@ use crate::{Member, Node, NodeError, Now, Output, SYSTEM_RANGE};
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     nodes: BTreeMap<u64, NodeRecord>,
+    /// Nodes that have moved, by what this node's user says, and the start of which the last was known then.
+    moved: BTreeMap<u64, u64>,
     /// What the driver was told: where each peer is.
     told: BTreeMap<u64, String>,
     /// How much of the system range has gone into it.
@@ -40,6 +42,7 @@ impl Roster {
             });
             if *moved {
                 known.peer_address.clone_from(peer_address);
+                roster.moved.insert(node.0, known.incarnation);
             }
         }
         roster
@@ -51,7 +54,11 @@ impl Roster {
         let known = self.nodes.entry(record.node).or_insert_with(|| record.clone());
         let removed_at_ms = if known.is_removed() { known.removed_at_ms } else { record.removed_at_ms };
         if record.incarnation >= known.incarnation {
+            let place = std::mem::take(&mut known.peer_address);
             known.clone_from(record);
+            if self.moved.get(&record.node).is_some_and(|start| record.incarnation <= *start) {
+                known.peer_address = place;
+            }
         }
         known.removed_at_ms = removed_at_ms;
     }
@@ -282,6 +289,8 @@ mod tests {
     fn what_the_user_says_of_a_move_holds_until_the_node_says_otherwise() {
         let mut roster = Roster::new(vec![record(1, 5, "a:1")], &[founder(1, "moved:1", true)]);
         assert_eq!(roster.address(1), "moved:1");
+        roster.note(&record(1, 5, "a:1"));
+        assert_eq!(roster.address(1), "moved:1", "that is what was out of date");
         roster.note(&record(1, 6, "again:1"));
         assert_eq!(roster.address(1), "again:1");
     }

@@ -21,6 +21,7 @@ mod host;
 mod identity;
 mod outsider;
 mod random;
+mod reclaim;
 mod restart;
 mod run;
 mod space;
@@ -48,11 +49,23 @@ fn main() -> ExitCode {
         Err(error) => {
             let code = error.chain().find_map(exit_code).unwrap_or(EXIT_REFUSED);
             console::flush_lines();
-            // One line, whatever it is made of.
-            complain(&format!("{error:#}").replace('\n', " "));
+            complain(&one_line(&error));
             ExitCode::from(code)
         }
     }
+}
+
+/// An error with its causes, as far as it does not tell them itself.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line.replace('\n', " ")
 }
 
 /// What the process ends with for this reason, if not with the code of any other refusal to start.

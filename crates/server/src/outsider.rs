@@ -35,7 +35,7 @@ pub enum Silence {
     #[error("runs a version of dstore that this one cannot talk to ({0})")]
     OtherVersion(String),
     /// What answers there is something else.
-    #[error("is no dstore node: it speaks otherwise")]
+    #[error("does not speak as dstore nodes do among themselves: is that an address for peers?")]
     NoNode,
     /// It is still to be founded, or to join.
     #[error("is not a member of a cluster yet")]

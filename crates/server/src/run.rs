@@ -26,6 +26,7 @@ use crate::front::{Carriage, Fatal, Front, Mail, Parts, PeerAdmission};
 use crate::host::Process;
 use crate::identity::node_text;
 use crate::random;
+use crate::reclaim::Reclaimer;
 use crate::restart::{Phases, Replay};
 use crate::space::{self, Watch, Watcher};
 use crate::store::{self, Flusher, SharedEngine};
@@ -109,7 +110,8 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     }
     let flusher = Flusher::start(engine.clone(), event_loop.mailbox(), flusher_woken)
         .context("cannot start the flusher's thread")?;
-    let watcher = watch_space(config, &dir, log.clone(), event_loop.mailbox())?;
+    let reclaimer = Reclaimer::new(engine.clone(), dir.engine_dir(), event_loop.mailbox());
+    let watcher = watch_space(config, &dir, log.clone(), reclaimer, event_loop.mailbox())?;
     stop_on_signal(event_loop.mailbox())?;
     greet(&dir, &founded, local);
     detach_lines().context("cannot start the thread of standard error")?;
@@ -146,10 +148,16 @@ fn end_soon(fatal: &Fatal) {
 }
 
 /// Looks at the room on the disk from now on.
-fn watch_space(config: &Config, dir: &DataDir, log: Arc<dyn Log>, mailbox: Mailbox<Mail>) -> anyhow::Result<Watcher> {
+fn watch_space(
+    config: &Config,
+    dir: &DataDir,
+    log: Arc<dyn Log>,
+    reclaimer: Reclaimer,
+    mailbox: Mailbox<Mail>,
+) -> anyhow::Result<Watcher> {
     let rooms = [dir.log_dir(), dir.engine_dir()];
     let watch = Watch::new(dir.path(), &rooms, config.space, log).context("cannot tell how much room there is")?;
-    Watcher::start(watch, mailbox).context("cannot start the thread that watches the disk")
+    Watcher::start(watch, reclaimer, mailbox).context("cannot start the thread that watches the disk")
 }
 
 /// The core over what is on disk.

@@ -44,6 +44,10 @@ impl RocksEngine {
     pub fn open(path: &Path, options: &RocksOptions) -> Result<RocksEngine, EngineError> {
         Ok(RocksEngine { database: Arc::new(Database::open(path, options)?) })
     }
+
+    pub(crate) fn database(&self) -> &Database {
+        &self.database
+    }
 }
 
 pub(crate) fn found(value: Option<DBPinnableSlice<'_>>) -> Option<Bytes> {

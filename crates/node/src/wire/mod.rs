@@ -161,7 +161,7 @@ pub struct Administered {
     /// It has begun; ask again to hear of its end.
     #[prost(bool, tag = "4")]
     pub pending: bool,
-    /// To a node that joined: the members.
+    /// To a node that joined, and to whoever has one removed: the members.
     #[prost(message, repeated, tag = "5")]
     pub members: Vec<MemberAddress>,
     /// Names the comparison of replicas that was begun.

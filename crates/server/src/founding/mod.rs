@@ -185,7 +185,8 @@ fn rejoin(mut dir: DataDir, plan: Plan, config: &ClusterConfig) -> anyhow::Resul
     now.founders[own].address.clone_from(&place.address);
     let mut kept = plan.clone();
     kept.founders[own].address.clone_from(&place.address);
-    if kept != plan {
+    // What peers says counts for as long as it is given.
+    if kept != plan && config.peers.is_empty() {
         dir.set_identity(Identity { node, standing: Standing::Member(kept) })?;
     }
     let founded = Founded { founders: members(&now, node, &plan), ..founded(&dir, node, &now, place) };
