@@ -6,6 +6,7 @@
 pub mod counter;
 pub mod load;
 pub mod recorder;
+pub mod retrier;
 pub mod verdict;
 
 use std::net::SocketAddr;

@@ -851,6 +851,7 @@ impl<E: Engine> Node<E> {
     #[cfg(feature = "planted")]
     pub fn plant(&mut self, bug: crate::Planted) {
         self.planted = Some(bug);
+        self.engine.planted = Some(bug);
         self.groups.values_mut().for_each(|group| group.replica.planted = Some(bug));
     }
 }

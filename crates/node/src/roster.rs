@@ -158,7 +158,8 @@ impl<E: Engine> Node<E> {
     /// Whether this node was removed, and no range counts on it any more, as their leaders have told. Before that it must not
     /// go: its vote may be needed for the change that lets it go.
     fn has_left(&self) -> bool {
-        self.groups.keys().all(|range| self.left.contains(range))
+        let told = self.groups.keys().all(|range| self.left.contains(range));
+        told || (planted!(self, LeaveAtOnce) && self.roster.is_removed(self.identity.node.0))
     }
 
     /// Whether a removed node has left a range that this node leads, for good: the members that are applied, and so
