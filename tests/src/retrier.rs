@@ -226,7 +226,8 @@ impl Retrier {
         while failures.len() < 2 {
             let mut client = self.connect()?;
             match client.call(arguments) {
-                Ok(Reply::Error(text)) if text.starts_with("NOQUORUM") || text.starts_with("UNCERTAIN") => {
+                // That is also what clients of a node hear that was removed and has not ended yet.
+                Ok(Reply::Error(text)) if text.starts_with("UNCERTAIN") || text.contains("not executed") => {
                     failures.push(text);
                 }
                 Ok(Reply::Error(text)) => panic!("a client was answered: {text}"),
