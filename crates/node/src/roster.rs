@@ -158,7 +158,8 @@ impl<E: Engine> Node<E> {
     /// Whether this node was removed, and no range counts on it any more, as their leaders have told. Before that it must not
     /// go: its vote may be needed for the change that lets it go.
     fn has_left(&self) -> bool {
-        self.groups.keys().all(|range| self.left.contains(range))
+        let told = self.groups.keys().all(|range| self.left.contains(range));
+        told || (planted!(self, LeaveAtOnce) && self.roster.is_removed(self.identity.node.0))
     }
 
     /// Whether a removed node has left a range that this node leads, for good: the members that are applied, and so
@@ -235,7 +236,7 @@ impl<E: Engine> Node<E> {
     pub(crate) fn greeted_by(&mut self, now: Now, from: NodeId, record: &NodeRecord) -> Result<Greeted, NodeError> {
         if record.is_removed() {
             self.roster.note(record);
-        } else if record.node == from.0 && self.roster.get(from.0).is_some() {
+        } else if record.node == from.0 && (self.roster.get(from.0).is_some() || self.is_counted_on(from.0)) {
             self.roster.note(record);
             self.note_node(now, record)?;
         }
