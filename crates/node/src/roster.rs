@@ -232,6 +232,13 @@ impl<E: Engine> Node<E> {
         }
     }
 
+    /// Whether a node belongs to a range, as this node's log has it. After a restart that may be more than what is applied:
+    /// the range may need the very node whose place this one does not remember.
+    fn is_counted_on(&self, node: u64) -> bool {
+        let id = dstore_raft::NodeId(node);
+        self.groups.values().any(|group| group.raft.configuration().is_member(id))
+    }
+
     /// A peer says who it is, or that another was removed.
     pub(crate) fn greeted_by(&mut self, now: Now, from: NodeId, record: &NodeRecord) -> Result<Greeted, NodeError> {
         if record.is_removed() {
