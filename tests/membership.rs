@@ -72,6 +72,7 @@ fn fill(cluster: &Cluster, node: usize, name: &str, bytes: usize, seed: u64) {
 
 /// Has the nodes compare all that they replicate while they run, at one entry; then stops them, and compares the keys that
 /// are in their data.
+#[allow(clippy::print_stdout)] // belongs to the output of a test
 fn assert_same_data(cluster: &mut Cluster) {
     cluster.wait_all_equal();
     println!("{}", cluster.check().trim_end());
