@@ -13,7 +13,7 @@ BUILD_PACKAGES := g++ libclang-dev
 TEST_PACKAGES := git redis-server redis-tools python3 python3-venv iproute2 nftables
 CARGO_FLAGS := --release --locked
 
-.PHONY: help run build test test-power-loss test-redis test-failover sim sim-planted fmt packages test-packages bench-single bench-keys bench-large bench-cluster bench-raft-cost bench-net bench-raft bench-rpc
+.PHONY: help run build test test-power-loss test-redis test-failover test-membership sim sim-planted fmt packages test-packages bench-single bench-keys bench-large bench-cluster bench-raft-cost bench-net bench-raft bench-rpc
 
 help:
 	@echo "make run [ARGS=\"--nodes 5 --keep\"]   build and start a cluster on this machine"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-power-loss      lose power 20 times in a row under write load"
 	@echo "make test-redis           compare a million requests with Redis, fuzz, and measure hostile clients and long commands"
 	@echo "make test-failover        kill the leader 20 times and pause it 5 times, and print the gaps"
+	@echo "make test-membership      nodes that come and go, a snapshot of 1 GB under load, 50 power cuts during snapshots"
 	@echo "make sim [SEEDS=n] [SEED=s] [TRACE=1]   simulated clusters on seeds, 200 of them from a fresh one by default"
 	@echo "make sim-planted          plants known bugs into simulated clusters, and sees each caught"
 	@echo "make build                build the dstore binary"
@@ -70,6 +71,9 @@ sim-planted: packages
 # A longer run of one of the tests.
 test-power-loss: test-packages build
 	POWER_CUTS=20 cargo test $(CARGO_FLAGS) -p dstore-e2e --test power_loss -- --nocapture
+
+test-membership: test-packages build
+	SNAPSHOT_BYTES=1000000000 SNAPSHOT_KILLS=50 cargo test $(CARGO_FLAGS) -p dstore-e2e --test membership -- --nocapture
 
 # Everything that is compared with Redis, at length: a million requests, ten thousand idle clients, a million keys.
 test-redis: test-packages build

@@ -265,6 +265,18 @@ impl Cluster {
         self.members[node].is_gone = true;
     }
 
+    /// Has all nodes compare their replicas while they run, and gives what came of it.
+    ///
+    /// # Panics
+    ///
+    /// When they differ, or one does not answer.
+    pub fn check(&self) -> String {
+        let peers =
+            self.living().into_iter().map(|node| self.members[node].peer.to_string()).collect::<Vec<_>>().join(",");
+        let mut command = Command::new(dstore_program());
+        run(command.args(["cluster", "check", "--peer", &peers, "--cluster-secret-file"]).arg(&self.secret), b"")
+    }
+
     /// The numbers of the nodes that were not removed.
     pub fn living(&self) -> Vec<usize> {
         self.nodes().filter(|node| !self.members[*node].is_gone).collect()
