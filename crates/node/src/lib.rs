@@ -41,6 +41,7 @@ mod disk;
 mod entry;
 mod gateway;
 mod group;
+mod long_reads;
 mod membership;
 mod node;
 pub mod offline;

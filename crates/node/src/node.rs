@@ -20,6 +20,7 @@ use crate::gateway::{
     ClientAddress, DEADLINE_INTERVAL, Facts, Gateway, Host, RETRY_INTERVAL, SessionId, Sessions, Stats,
 };
 use crate::group::{Effects, Event, Group, GroupParts};
+use crate::long_reads::LongReads;
 use crate::replica::Applied;
 use crate::roster::Roster;
 use crate::transfer::Transfers;
@@ -353,6 +354,7 @@ pub struct Node<E> {
     pub(crate) groups: BTreeMap<RangeId, Group>,
     pub(crate) sessions: Sessions,
     pub(crate) cursors: Cursors,
+    pub(crate) long_reads: LongReads,
     pub(crate) limits: NodeLimits,
     pub(crate) facts: Facts,
     pub(crate) stats: Stats,
@@ -442,6 +444,7 @@ impl<E: Engine> Node<E> {
             groups,
             sessions: Sessions::default(),
             cursors: Cursors::new(seed),
+            long_reads: LongReads::default(),
             limits,
             facts,
             stats: Stats::default(),
@@ -629,6 +632,7 @@ impl<E: Engine> Node<E> {
     pub fn end_turn(&mut self, now: Now) -> Result<(), NodeError> {
         self.turn += 1;
         self.ready.extend(self.later.drain(..));
+        self.read_on(now)?;
         loop {
             self.dispatch(now)?;
             for range in RANGES {
@@ -795,7 +799,7 @@ impl<E: Engine> Node<E> {
         for group in self.groups.values() {
             wait = wait.min(group.deadline().since(now.mono));
         }
-        if !self.later.is_empty() {
+        if !self.later.is_empty() || self.long_reads.is_busy() {
             return Duration::ZERO;
         }
         if !self.held.is_empty() {
