@@ -238,11 +238,11 @@ impl<E: Engine> Node<E> {
         }
     }
 
-    /// Whether a node belongs to the cluster: by its record, or because a range counts on it. After a crash the data may be from
-    /// before that node came while the log has the change already, which waits for its vote.
-    fn is_known(&self, node: u64) -> bool {
+    /// Whether a range counts on a node. After a crash the data may be from before that node came, while the log has the change
+    /// already, and waits for its vote.
+    fn is_counted_on(&self, node: u64) -> bool {
         let id = dstore_raft::NodeId(node);
-        self.roster.get(node).is_some() || self.groups.values().any(|group| group.raft.configuration().is_member(id))
+        self.groups.values().any(|group| group.raft.configuration().is_member(id))
     }
 
     /// A peer says who it is, or that another was removed.
