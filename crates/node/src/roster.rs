@@ -148,8 +148,14 @@ impl<E: Engine> Node<E> {
         if self.has_left() {
             self.note_own_removal();
         }
-        let needed = self.groups.values().flat_map(|group| group.raft.configuration().members());
-        let needed: BTreeSet<u64> = needed.map(|node| node.0).collect();
+        let groups = || self.groups.values();
+        let members = groups().flat_map(|group| group.raft.configuration().members());
+        let leaders = groups().filter_map(|group| group.leader().map(|(leader, _)| leader));
+        let mut needed: BTreeSet<u64> = members.chain(leaders).map(|node| node.0).collect();
+        if groups().any(|group| !group.raft.configuration().is_member(dstore_raft::NodeId(me))) {
+            // This copy is from before this node came, so it does not tell on whom the range counts.
+            needed.extend(self.roster.all().map(|record| record.node));
+        }
         for (node, address) in self.roster.changes(me, &needed) {
             self.outputs.push_back(Output::Peer { node: NodeId(node), address });
         }
@@ -232,18 +238,18 @@ impl<E: Engine> Node<E> {
         }
     }
 
-    /// Whether a node belongs to a range, as this node's log has it. After a restart that may be more than what is applied:
-    /// the range may need the very node whose place this one does not remember.
-    fn is_counted_on(&self, node: u64) -> bool {
+    /// Whether a node belongs to the cluster: by its record, or because a range counts on it. After a crash the data may be from
+    /// before that node came while the log has the change already, which waits for its vote.
+    fn is_known(&self, node: u64) -> bool {
         let id = dstore_raft::NodeId(node);
-        self.groups.values().any(|group| group.raft.configuration().is_member(id))
+        self.roster.get(node).is_some() || self.groups.values().any(|group| group.raft.configuration().is_member(id))
     }
 
     /// A peer says who it is, or that another was removed.
     pub(crate) fn greeted_by(&mut self, now: Now, from: NodeId, record: &NodeRecord) -> Result<Greeted, NodeError> {
         if record.is_removed() {
             self.roster.note(record);
-        } else if record.node == from.0 && (self.roster.get(from.0).is_some() || self.is_counted_on(from.0)) {
+        } else if record.node == from.0 && self.is_known(from.0) {
             self.roster.note(record);
             self.note_node(now, record)?;
         }

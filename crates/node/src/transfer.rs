@@ -142,7 +142,12 @@ impl<E: Engine> Node<E> {
         while self.transfers.current.is_none()
             && let Some((range, to)) = self.transfers.wanted.pop_front()
         {
-            self.produce_snapshot(range, to)?;
+            if self.disk.has_room(now.mono, to.0) {
+                self.produce_snapshot(range, to)?;
+            } else if let Some(group) = self.groups.get_mut(&range) {
+                // It would refuse; it asks again.
+                group.raft.snapshot_failed(to);
+            }
         }
         Ok(())
     }
