@@ -249,7 +249,7 @@ impl<E: Engine> Node<E> {
     pub(crate) fn greeted_by(&mut self, now: Now, from: NodeId, record: &NodeRecord) -> Result<Greeted, NodeError> {
         if record.is_removed() {
             self.roster.note(record);
-        } else if record.node == from.0 && self.is_known(from.0) {
+        } else if record.node == from.0 && (self.roster.get(from.0).is_some() || self.is_counted_on(from.0)) {
             self.roster.note(record);
             self.note_node(now, record)?;
         }
