@@ -23,8 +23,6 @@ pub enum Planted {
     KeepOverlay,
     /// The commands of a batch take effect last to first.
     ReorderConnection,
-    /// A batch of several entries of which only the first were proposed is said not to have been executed.
-    ForgetBegun,
     /// A batch that may have been executed elsewhere is said not to have been.
     CallUncertainNotExecuted,
     /// A copy of a request that a newer one has overtaken is executed.

@@ -465,8 +465,7 @@ impl<E: Engine> Node<E> {
         }
         // What was never proposed was not executed; of what was proposed in part nobody knows.
         for Unsealed { begun, task, .. } in unsealed {
-            let in_part = begun.is_some() && !planted!(self, ForgetBegun);
-            self.hand_back(&task, if in_part { Refused::Lost } else { Refused::NotLeader });
+            self.hand_back(&task, if begun.is_some() { Refused::Lost } else { Refused::NotLeader });
         }
     }
 
