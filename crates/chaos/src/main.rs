@@ -28,7 +28,7 @@ struct Arguments {
     #[arg(long)]
     pace_ms: Option<u64>,
     /// On loopback with kills and pauses alone, as where namespaces are not permitted.
-    #[arg(long, env = "CHAOS_LOOPBACK", num_args = 0..=1, default_missing_value = "true", default_value_t = false)]
+    #[arg(long, env = "CHAOS_LOOPBACK", value_parser = clap::builder::BoolishValueParser::new(), action = clap::ArgAction::SetTrue)]
     loopback: bool,
     /// Look at a Redis primary with a replica instead. What it loses is counted, and is no failure.
     #[arg(long)]

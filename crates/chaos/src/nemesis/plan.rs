@@ -140,11 +140,13 @@ fn chapter(
     // Mild, rough, brutal: milliseconds between faults, and how long they last.
     let (gap_ms, lasts_ms) = [(3_000, 2_000), (1_500, 3_500), (600, 5_000)][random.choose(3)];
     let mut at = begins + milliseconds(random.choose(1_000));
-    let mut was_replaced = false;
+    let mut rare = Vec::new();
     while at < until {
         let kind = weighted(random, &kinds);
-        // One of these takes as long as a chapter.
-        if kind != Kind::Replace || !std::mem::replace(&mut was_replaced, true) {
+        // Once a chapter: one takes as long, and after some blackouts there would be nothing left to disturb.
+        let is_too_much = rare.contains(&kind);
+        rare.extend(matches!(kind, Kind::Replace | Kind::Blackout).then_some(kind));
+        if !is_too_much {
             let lasts = milliseconds(300 + random.choose(2 * lasts_ms));
             let fault = draw_fault(random, kind, setting);
             steps.push(Step { at, lasts, fault });

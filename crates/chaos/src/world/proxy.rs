@@ -154,3 +154,56 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, shared: &Shared) -> io::Result
         to.write_all(&piece[..bytes])?;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dstore_testkit::namespaces::Drops;
+
+    use super::*;
+
+    const WITHIN: Duration = Duration::from_millis(300);
+
+    /// Sends a byte from node 0 to node 1, which sends it back, and whether it arrived in time.
+    fn echo(here: &mut TcpStream, there: &mut TcpStream) -> bool {
+        let mut byte = [7];
+        here.write_all(&byte).unwrap();
+        there
+            .read_exact(&mut byte)
+            .and_then(|()| there.write_all(&byte))
+            .and_then(|()| here.read_exact(&mut byte))
+            .is_ok()
+    }
+
+    #[test]
+    fn bytes_go_through_a_proxy_are_late_when_told_and_stop_with_the_packets() {
+        let network = match Network::new(2) {
+            Ok(network) => Arc::new(network),
+            Err(why) => return println!("skipped: {why}"),
+        };
+        let target = SocketAddr::new(network.address(1), 7_100);
+        let listener = network.within_node(1, || TcpListener::bind(target).unwrap()).unwrap();
+        let link = Link::make(&network, 0, 1, target).unwrap();
+        let connect = || TcpStream::connect_timeout(&target, Duration::from_secs(10)).unwrap();
+        let mut here = network.within_node(0, connect).unwrap();
+        let (mut there, from) = listener.accept().unwrap();
+        assert_eq!(from.ip(), network.address(0), "the packets on the wire are those of the node itself");
+        assert!(echo(&mut here, &mut there));
+        assert_eq!(lock(&link.shared.streams).len(), 2, "it did lead through the proxy");
+
+        link.delay(WITHIN / 2);
+        let begun = std::time::Instant::now();
+        assert!(echo(&mut here, &mut there));
+        assert!(begun.elapsed() >= WITHIN, "half of it there, and half of it back");
+        link.delay(Duration::ZERO);
+
+        let with = Some(network.address(1));
+        network.set_drops(0, &[Drops { with, arriving: true, leaving: true, permille: 1000 }]).unwrap();
+        there.set_read_timeout(Some(WITHIN)).unwrap();
+        assert!(!echo(&mut here, &mut there), "nothing arrives where packets are dropped");
+
+        network.set_drops(0, &[]).unwrap();
+        drop(link);
+        here.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        assert_eq!(here.read(&mut [0]).unwrap_or(0), 0, "it ends with the link");
+    }
+}
