@@ -30,6 +30,8 @@ pub(crate) struct Machine {
     /// Where its peers are.
     peers: BTreeMap<u64, String>,
     replies: Vec<String>,
+    /// Sessions that were to be closed.
+    pub(crate) closed: Vec<SessionId>,
     /// It was told to be a member no more.
     pub(crate) removed: bool,
     /// Nothing gets to it, and nothing from it to others.
@@ -100,6 +102,7 @@ impl Cluster {
             incarnation,
             peers: BTreeMap::new(),
             replies: Vec::new(),
+            closed: Vec::new(),
             removed: false,
             away: false,
             snapshots_received: 0,
@@ -246,6 +249,11 @@ impl Cluster {
                     self.machines.get_mut(&id).unwrap().node.handle_link(now, node, true);
                 }
             }
+            Output::Close { session } => {
+                let machine = self.machines.get_mut(&id).unwrap();
+                machine.node.disconnect(session);
+                machine.closed.push(session);
+            }
             Output::Removed => {
                 // Its process ends.
                 let machine = self.machines.get_mut(&id).unwrap();
@@ -357,13 +365,23 @@ impl Cluster {
         self.machines.get_mut(&id).unwrap().node.connect(self.now, address)
     }
 
-    /// A request of a client, and what it is answered.
-    pub(crate) fn request(&mut self, id: u64, session: SessionId, line: &str) -> String {
+    /// A request of a client that is on its way.
+    pub(crate) fn send(&mut self, id: u64, session: SessionId, line: &str) {
         let args = line.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
         self.machines.get_mut(&id).unwrap().node.handle_request(self.now, session, args).unwrap();
+    }
+
+    /// What a node has answered to its clients that nobody has looked at.
+    pub(crate) fn take_replies(&mut self, id: u64) -> Vec<String> {
+        std::mem::take(&mut self.machines.get_mut(&id).unwrap().replies)
+    }
+
+    /// A request of a client, and what it is answered.
+    pub(crate) fn request(&mut self, id: u64, session: SessionId, line: &str) -> String {
+        self.send(id, session, line);
         for _ in 0..1000 {
             self.settle();
-            let replies = std::mem::take(&mut self.machines.get_mut(&id).unwrap().replies);
+            let replies = self.take_replies(id);
             if !replies.is_empty() {
                 return replies.join(" | ");
             }
