@@ -13,7 +13,7 @@ BUILD_PACKAGES := g++ libclang-dev
 TEST_PACKAGES := git redis-server redis-tools python3 python3-venv iproute2 nftables
 CARGO_FLAGS := --release --locked
 
-.PHONY: help run build test test-power-loss test-failover sim sim-planted fmt packages test-packages bench-first bench-cluster bench-raft-cost bench-net bench-raft bench-rpc
+.PHONY: help run build test test-power-loss test-failover sim sim-planted fmt packages test-packages bench-single bench-keys bench-large bench-cluster bench-raft-cost bench-net bench-raft bench-rpc
 
 help:
 	@echo "make run [ARGS=\"--nodes 5 --keep\"]   build and start a cluster on this machine"
@@ -23,7 +23,9 @@ help:
 	@echo "make sim [SEEDS=n] [SEED=s] [TRACE=1]   simulated clusters on seeds, 200 of them from a fresh one by default"
 	@echo "make sim-planted          plants known bugs into simulated clusters, and sees each caught"
 	@echo "make build                build the dstore binary"
-	@echo "make bench-first          SET and GET beside redis-server, with the ratio"
+	@echo "make bench-single         one node beside redis-server, with ratios"
+	@echo "make bench-keys           one node with 10^5, 10^6 and 10^7 keys"
+	@echo "make bench-large          one node with ten times more data than memory"
 	@echo "make bench-cluster        three nodes beside three of etcd"
 	@echo "make bench-raft-cost BASE=PROGRAM   one node beside an older build of the program"
 	@echo "make bench-net            the network framework beside tokio, a bare epoll loop and DelayQueue"
@@ -73,8 +75,14 @@ test-failover: test-packages build
 		writes_go_on_when_the_leader_is_killed stood_still packets_are_dropped
 
 # Benchmarks print their own tables and close with lines `ratio NAME VALUE`, higher is better. Run them on a quiet machine.
-bench-first: test-packages build
-	cargo run $(CARGO_FLAGS) -p dstore-bench --bin bench-first
+bench-single: test-packages build
+	cargo run $(CARGO_FLAGS) -p dstore-bench --bin bench-single
+
+bench-keys: test-packages build
+	cargo run $(CARGO_FLAGS) -p dstore-bench --bin bench-single -- keys
+
+bench-large: test-packages build
+	cargo run $(CARGO_FLAGS) -p dstore-bench --bin bench-single -- large
 
 bench-cluster: test-packages build
 	@scripts/need etcd-server
