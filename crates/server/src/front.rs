@@ -225,9 +225,9 @@ impl Front {
         RedisConnection { decoder: RequestDecoder::new(self.decoder_limits.clone()), session: None, peer, ended: false }
     }
 
-    /// Why serving ended, if nobody asked for it.
+    /// Why serving ended, if nobody asked for it. Otherwise the engine has all that was applied.
     pub fn into_fatal(self) -> Option<Fatal> {
-        self.fatal
+        self.fatal.or_else(|| self.node.settle().err().map(Fatal::Node))
     }
 
     /// Notes a failure after which nothing may be acknowledged, and ends the loop.
