@@ -26,7 +26,7 @@ use dstore_testkit::powerloss::{Choose, Seeded, Style};
 use dstore_testkit::process::{Dstore, PATIENCE, Refused, run};
 
 /// Files so small that a test's writes fill several of them.
-const SMALL: [&str; 8] = [
+const SMALL: [&str; 10] = [
     "--value-bytes-max",
     "1MiB",
     "--log-segment-bytes",
@@ -35,6 +35,8 @@ const SMALL: [&str; 8] = [
     "4MiB",
     "--memory-bytes-max",
     "64MiB",
+    "--ballast-bytes",
+    "2MiB",
 ];
 
 /// Far beyond what an election takes: a cluster that needs longer is broken.

@@ -142,6 +142,7 @@ fn a_survivor_goes_on_alone_after_the_loss_of_a_majority() {
         redis::cmd("SET").arg(n).arg(format!("value {n}")).exec(&mut connection).unwrap();
     }
     let applied = cluster.wait_all_equal();
+    let term = cluster.raft(1).unwrap().term;
     cluster.kill_all();
     let data = cluster.data(1).to_path_buf();
     let before = contents(&data);
@@ -158,7 +159,11 @@ fn a_survivor_goes_on_alone_after_the_loss_of_a_majority() {
     assert!(done.contains("Done."), "{done}");
     assert!(printed("recover", &data, &[flag]).contains("Nothing to do"));
     let log = printed("log", &data, &["--range", "1"]);
-    assert!(line(&log, "range 1 (user): term 3").contains(&format!("ends at {}@3", applied + 1)), "{log}");
+    let (last, new) = (applied + 1, term + 1);
+    assert!(line(&log, &format!("range 1 (user): term {new},")).contains(&format!("ends at {last}@{new}")), "{log}");
+    // Killed nodes have flushed nothing, so who was removed stands in the log alone.
+    let system = printed("log", &data, &["--range", "0", "--ops"]);
+    assert_eq!(system.matches("  REMOVED 20").count(), 2, "{system}");
 
     cluster.restart(1);
     let mut connection = connect(cluster.address(1));
@@ -173,5 +178,8 @@ fn a_survivor_goes_on_alone_after_the_loss_of_a_majority() {
     assert_eq!(redis::cmd("GET").arg("after").query::<String>(&mut connection).unwrap(), "all");
     assert_eq!(redis::cmd("DBSIZE").query::<u64>(&mut connection).unwrap(), 501);
     let raft = cluster.raft(1).unwrap();
-    assert!(raft.role == "leader" && raft.term > 3, "{raft:?}");
+    assert!(raft.role == "leader" && raft.term > new, "{raft:?}");
+    assert_eq!(cluster.stop(1), Some(0));
+    let text = printed("data", &data, &[]);
+    assert_eq!(text.lines().filter(|line| line.starts_with("node ") && line.contains("REMOVED")).count(), 2, "{text}");
 }

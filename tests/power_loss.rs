@@ -27,7 +27,8 @@ impl Node {
         // RocksDB's text log goes through stdio, which the library does not see; nobody reads it back.
         let power = PowerLoss::watch(&data, &scratch.path().join("journal")).unwrap().tolerate("LOG");
         let small = ["--value-bytes-max", "2MiB", "--log-segment-bytes", "12MiB", "--log-bytes-max", "4MiB"];
-        let dstore = Dstore::on(&data).flags(&small);
+        // Without a ballast, which would be copied by each cut, and could be what a fault falls on.
+        let dstore = Dstore::on(&data).flags(&small).flags(&["--ballast-bytes", "0"]);
         Node { scratch, power, dstore }
     }
 
@@ -120,7 +121,7 @@ fn a_first_start_that_fails_at_any_sync_can_be_repeated_after_a_power_cut() {
             Ok(server) => assert!(matches!(server.stop().code(), Some(0 | 3)), "sync {nth}"),
             Err(Refused { status, stderr }) => {
                 let reasons = stderr.lines().filter(|line| line.starts_with("dstore: ")).count();
-                assert_eq!((status.code(), reasons), (Some(1), 1), "sync {nth}: {stderr}");
+                assert!(matches!(status.code(), Some(1 | 3)) && reasons == 1, "sync {nth}: {stderr}");
             }
         }
         let struck = node.power.syncs().unwrap() >= nth;

@@ -52,12 +52,17 @@ impl Verdict {
     /// The longest time between `from` and `to` in which no client's write was acknowledged. Moments are those of
     /// [`crate::recorder::Recorder::now`]; without `to`, until the clients stopped.
     pub fn gap(&self, from: u64, to: Option<u64>) -> Duration {
-        let to = to.unwrap_or(self.until);
-        let mut moments: Vec<u64> = self.acknowledged_writes().filter(|at| (from..=to).contains(at)).collect();
-        moments.extend([from, to]);
-        moments.sort_unstable();
-        let longest = moments.windows(2).map(|pair| pair[1] - pair[0]).max();
-        Duration::from_nanos(longest.unwrap_or(0))
+        longest_gap(self.acknowledged_writes(), from, to.unwrap_or(self.until))
+    }
+
+    /// The same for the clients of one node alone.
+    pub fn gap_through(&self, node: usize, from: u64, to: u64) -> Duration {
+        let of_node = |transaction: &&Transaction| {
+            transaction.node == node as u64 && is_write(transaction) && transaction.outcome == Outcome::Committed
+        };
+        let completed =
+            self.history.transactions.iter().filter(of_node).filter_map(|transaction| transaction.completed);
+        longest_gap(completed, from, to)
     }
 
     /// How many transactions ended like this.
@@ -90,6 +95,14 @@ impl fmt::Display for Verdict {
             self.count(Outcome::Unknown)
         )
     }
+}
+
+fn longest_gap(moments: impl Iterator<Item = u64>, from: u64, to: u64) -> Duration {
+    let mut moments: Vec<u64> = moments.filter(|at| (from..=to).contains(at)).collect();
+    moments.extend([from, to]);
+    moments.sort_unstable();
+    let longest = moments.windows(2).map(|pair| pair[1] - pair[0]).max();
+    Duration::from_nanos(longest.unwrap_or(0))
 }
 
 fn is_write(transaction: &Transaction) -> bool {

@@ -194,6 +194,9 @@ impl<E: Engine> Reader for Cached<E> {
     }
 
     fn scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
+        if !lock(&self.state).gathered.has_any_in(&range) {
+            return self.engine.scan(range, direction);
+        }
         match self.try_to_settle()? {
             None => self.engine.scan(range, direction),
             Some(gathered) => Merged::scan(&self.engine, &gathered, range, direction),

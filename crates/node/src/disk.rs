@@ -47,6 +47,8 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(25);
 const HAND_OVER_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a leader with little room looks for a successor before it refuses anything. Reports come within a second.
 const SEARCH: Duration = Duration::from_secs(2);
+/// The same for one that has next to none.
+const SEARCH_CRITICAL: Duration = Duration::from_millis(500);
 /// One that was silent for so long is away; until then what it told last counts. Longer than a restart takes.
 const AWAY_AFTER: Duration = Duration::from_secs(10);
 /// Entries that a successor may lack when a handover without haste begins.
@@ -343,8 +345,8 @@ impl<E: Engine> Node<E> {
         let count = |most: Space| known.iter().filter(|(_, space)| space.unwrap_or_default() <= most).count();
         let short: Vec<u64> =
             known.iter().filter(|(_, space)| *space > Some(Space::Ample)).map(|(node, _)| *node).collect();
-        let searching =
-            own == Space::Low && voters.len() > 1 && now.mono.since(led_since.max(self.disk.short_since)) < SEARCH;
+        let search = if own == Space::Critical { SEARCH_CRITICAL } else { SEARCH };
+        let searching = voters.len() > 1 && now.mono.since(led_since.max(self.disk.short_since)) < search;
         let too_few = count(Space::Ample) < quorum && !short.is_empty();
         if !too_few && (own == Space::Ample || searching) {
             return None;

@@ -67,6 +67,12 @@ impl Gathered {
         }
     }
 
+    /// Whether there is anything in a range of keys.
+    pub(crate) fn has_any_in(&self, range: &Range<&[u8]>) -> bool {
+        let bounds = (Bound::Included(range.start), Bound::Excluded(range.end));
+        range.start < range.end && self.records.range::<[u8], _>(bounds).next().is_some()
+    }
+
     fn within(&self, range: &Range<&[u8]>, direction: Direction) -> Vec<(Bytes, Option<Bytes>)> {
         if range.start >= range.end {
             return Vec::new();

@@ -17,6 +17,7 @@ use dstore_storage::layout::{local, system};
 use dstore_storage::{Direction, Engine, LogIndex, RangeId, Reader, WriteOp};
 use prost::Message as _;
 
+use crate::node::RANGES;
 use crate::wire::{Administered, Join, MemberAddress, NodeRecord, Remove};
 use crate::{Node, NodeError, Now, SYSTEM_RANGE};
 
@@ -42,6 +43,8 @@ struct Scene<'a> {
     status: &'a RaftStatus,
     records: &'a [NodeRecord],
     voters_max: usize,
+    /// Removed nodes that have to stay for now.
+    kept: &'a [NodeId],
     /// A learner with everything up to here has caught up.
     caught_up_at: LogIndex,
     now: Time,
@@ -50,6 +53,11 @@ struct Scene<'a> {
 impl Scene<'_> {
     fn is_removed(&self, node: NodeId) -> bool {
         self.records.iter().any(|record| record.node == node.0 && record.is_removed())
+    }
+
+    /// A node that has to go now.
+    fn must_go(&self, node: NodeId) -> bool {
+        self.is_removed(node) && !self.kept.contains(&node)
     }
 
     /// Learners that could vote: they answer and have caught up.
@@ -78,14 +86,14 @@ impl Scene<'_> {
         let configuration = &self.status.configuration;
         let members = configuration.members();
         let mut ready = self.ready_learners().into_iter();
-        let leaving = members.iter().copied().filter(|node| self.is_removed(*node));
+        let leaving = members.iter().copied().filter(|node| self.must_go(*node));
         let mut others = leaving.filter(|node| *node != self.status.id);
         if let Some(node) = others.next() {
             let replaces = configuration.is_voter(node) && configuration.voters().len() <= self.voters_max;
             let stand_in = ready.next().filter(|_| replaces).map(Change::AddVoter);
             return Step::Change(std::iter::once(Change::Remove(node)).chain(stand_in).collect());
         }
-        if self.is_removed(self.status.id) {
+        if self.must_go(self.status.id) {
             return match (self.successor(), ready.next()) {
                 (Some(to), _) => Step::HandOver(to),
                 // It is the only one that votes: another must first.
@@ -115,7 +123,8 @@ impl<E: Engine> Node<E> {
         }
         let records = Self::node_records(&self.engine)?;
         for range in led {
-            self.govern_range(now, range, &records);
+            let kept = if range == SYSTEM_RANGE { self.not_gone_elsewhere(now, &records)? } else { Vec::new() };
+            self.govern_range(now, range, &records, &kept);
             self.forget_removed(now, range, &records)?;
         }
         Ok(())
@@ -137,7 +146,23 @@ impl<E: Engine> Node<E> {
         Ok(())
     }
 
-    fn govern_range(&mut self, now: Now, range: RangeId, records: &[NodeRecord]) {
+    /// Removed nodes that belong to another range yet, as far as is known here. They leave the system range last: whoever leads
+    /// a range has to see which nodes there are.
+    fn not_gone_elsewhere(&mut self, now: Now, records: &[NodeRecord]) -> Result<Vec<NodeId>, NodeError> {
+        let members = self.groups.get(&SYSTEM_RANGE).map(|group| group.raft.configuration().members());
+        let members = members.unwrap_or_default();
+        let mut kept = Vec::new();
+        for record in records.iter().filter(|record| record.is_removed() && members.contains(&NodeId(record.node))) {
+            for range in RANGES.into_iter().filter(|range| *range != SYSTEM_RANGE) {
+                if !self.is_gone(now, range, record.node)? {
+                    kept.push(NodeId(record.node));
+                }
+            }
+        }
+        Ok(kept)
+    }
+
+    fn govern_range(&mut self, now: Now, range: RangeId, records: &[NodeRecord], kept: &[NodeId]) {
         let Some(group) = self.groups.get_mut(&range) else { return };
         let status = group.status();
         let commit = LogIndex(status.commit.0);
@@ -146,7 +171,7 @@ impl<E: Engine> Node<E> {
             return;
         }
         let voters_max = self.limits.voters_max;
-        let scene = Scene { status: &status, records, voters_max, caught_up_at, now: now.mono };
+        let scene = Scene { status: &status, records, voters_max, kept, caught_up_at, now: now.mono };
         match scene.next_step() {
             Step::Nothing => {}
             Step::HandOver(to) => match self.hand_over_range(now, range, Some(to.0)) {
@@ -217,21 +242,23 @@ impl<E: Engine> Node<E> {
         }
         let refused = |error: String| Ok(Administered { error, ..Administered::default() });
         let node = remove.node;
-        let belongs = |range: &RangeId| {
-            let group = self.groups.get(range);
-            group.is_some_and(|group| group.raft.configuration().is_member(NodeId(node)))
-        };
-        let ranges: Vec<RangeId> = self.groups.keys().copied().filter(belongs).collect();
+        let group = self.groups.get(&SYSTEM_RANGE);
+        let belongs = group.is_some_and(|group| group.raft.configuration().is_member(NodeId(node)));
         let record = self.node_record(node)?;
-        if record.is_none() && ranges.is_empty() {
+        if record.is_none() && !belongs {
             return refused(format!("there is no node {node:016x} in this cluster"));
         }
         if record.as_ref().is_some_and(NodeRecord::is_removed) {
-            let done = match ranges.len() {
+            let mut ranges = 0;
+            for range in RANGES {
+                ranges += usize::from(!self.is_gone(now, range, node)?);
+            }
+            let done = match ranges {
                 0 => format!("node {node:016x} is removed"),
                 left => format!("node {node:016x} leaves, {left} of {} ranges to go", self.groups.len()),
             };
-            return Ok(Administered { done, pending: !ranges.is_empty(), ..Administered::default() });
+            let members = self.member_addresses();
+            return Ok(Administered { done, pending: ranges > 0, members, ..Administered::default() });
         }
         if let Some(error) = self.cannot_spare(now, NodeId(node)).filter(|_| !remove.force) {
             return refused(error);
@@ -239,7 +266,8 @@ impl<E: Engine> Node<E> {
         let known = record.or_else(|| self.roster.get(node).cloned()).unwrap_or_default();
         let removed = NodeRecord { node, removed_at_ms: now.wall_ms().max(1), ..known };
         self.put_node(now, &removed)?;
-        Ok(Administered { pending: true, done: format!("node {node:016x} leaves"), ..Administered::default() })
+        let (done, members) = (format!("node {node:016x} leaves"), self.member_addresses());
+        Ok(Administered { pending: true, done, members, ..Administered::default() })
     }
 
     /// Why the cluster cannot go on without a node, if so, as this leader of the system range sees it.
@@ -274,15 +302,15 @@ impl<E: Engine> Node<E> {
             return None;
         }
         let leader = group.leader().map(|(leader, _)| leader.0).filter(|leader| *leader != self.identity.node.0);
-        Some(match leader {
-            Some(leader) => Administered {
+        let pending = |done: &str| Administered { pending: true, done: done.to_owned(), ..Administered::default() };
+        Some(match leader.map(|leader| self.roster.address(leader)) {
+            Some("") => pending("another node leads, and has not said where it is"),
+            Some(address) => Administered {
                 error: "another node leads".to_owned(),
-                peer_address: self.roster.address(leader).to_owned(),
+                peer_address: address.to_owned(),
                 ..Administered::default()
             },
-            None => {
-                Administered { pending: true, done: "nobody leads at the moment".to_owned(), ..Administered::default() }
-            }
+            None => pending("nobody leads at the moment"),
         })
     }
 

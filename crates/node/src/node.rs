@@ -84,7 +84,7 @@ impl Default for NodeLimits {
             entry_bytes_max: 68 << 20,
             inflight_bytes_max: 64 << 20,
             cache_bytes_max: 16 << 20,
-            gathered_records_max: 4096,
+            gathered_records_max: 2048,
             request_timeout: Duration::from_secs(5),
             election_timeout: Duration::from_millis(700),
             heartbeat_interval: Duration::from_millis(70),
@@ -351,6 +351,8 @@ pub struct Node<E> {
     pub(crate) left: BTreeSet<RangeId>,
     /// The driver was told that this node is a member no more.
     pub(crate) was_removed: bool,
+    /// Other nodes that were removed, and ranges that they have left, as the leaders of those say.
+    pub(crate) gone: BTreeSet<(u64, RangeId)>,
     pub(crate) groups: BTreeMap<RangeId, Group>,
     pub(crate) sessions: Sessions,
     pub(crate) cursors: Cursors,
@@ -383,8 +385,8 @@ pub struct Node<E> {
     pub(crate) next_expiry: Time,
     /// Calls of ours that have not ended, and for whom they are.
     pub(crate) calls: BTreeMap<u64, SessionId>,
-    /// Calls of ours that greet a peer.
-    pub(crate) greeting: BTreeSet<u64>,
+    /// Calls of ours that greet a peer, and about whom: this node, or one that was removed.
+    pub(crate) greeting: BTreeMap<u64, u64>,
     pub(crate) last_greeted: u64,
     pub(crate) last_token: u64,
     /// Connections with peers that came to be, counted.
@@ -429,7 +431,7 @@ impl<E: Engine> Node<E> {
         }
         let known: Vec<Member> = founders.into_iter().chain(contacts).collect();
         let roster = Roster::new(Self::node_records(&engine)?, &known);
-        Ok(Node {
+        let mut node = Node {
             engine,
             identity,
             first_founder,
@@ -439,6 +441,7 @@ impl<E: Engine> Node<E> {
             transfers: Transfers::default(),
             left: BTreeSet::new(),
             was_removed: false,
+            gone: BTreeSet::new(),
             groups,
             sessions: Sessions::default(),
             cursors: Cursors::new(seed),
@@ -461,7 +464,7 @@ impl<E: Engine> Node<E> {
             next_retry: now.mono,
             next_expiry: now.mono,
             calls: BTreeMap::new(),
-            greeting: BTreeSet::new(),
+            greeting: BTreeMap::new(),
             last_greeted: 0,
             last_token: 0,
             epoch: 0,
@@ -469,7 +472,10 @@ impl<E: Engine> Node<E> {
             waiting_bytes: 0,
             #[cfg(feature = "planted")]
             planted: None,
-        })
+        };
+        let me = node.own_record();
+        node.roster.note(&me);
+        Ok(node)
     }
 
     /// A client connected.

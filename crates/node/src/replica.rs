@@ -51,7 +51,7 @@ pub(crate) enum Order {
 }
 
 /// Operations that are applied together. Bounds how long one turn of the loop spends applying.
-const APPLY_OPS_MAX: usize = 2_048;
+const APPLY_OPS_MAX: usize = 2_000;
 
 /// A range's part of this node. See the [module](self).
 #[derive(Debug)]

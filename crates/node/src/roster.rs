@@ -11,6 +11,8 @@ use dstore_storage::layout::{local, system};
 use dstore_storage::{Direction, Engine, LogIndex, RangeId, Reader};
 use prost::Message as _;
 
+use crate::group::Group;
+use crate::node::RANGES;
 use crate::wire::{GREET, Greeted, NodeRecord};
 use crate::{Member, Node, NodeError, Now, Output, SYSTEM_RANGE};
 
@@ -18,6 +20,8 @@ use crate::{Member, Node, NodeError, Now, Output, SYSTEM_RANGE};
 #[derive(Debug, Default)]
 pub(crate) struct Roster {
     nodes: BTreeMap<u64, NodeRecord>,
+    /// Nodes that have moved, by what this node's user says, and the start of which the last was known then.
+    moved: BTreeMap<u64, u64>,
     /// What the driver was told: where each peer is.
     told: BTreeMap<u64, String>,
     /// How much of the system range has gone into it.
@@ -38,6 +42,7 @@ impl Roster {
             });
             if *moved {
                 known.peer_address.clone_from(peer_address);
+                roster.moved.insert(node.0, known.incarnation);
             }
         }
         roster
@@ -49,7 +54,11 @@ impl Roster {
         let known = self.nodes.entry(record.node).or_insert_with(|| record.clone());
         let removed_at_ms = if known.is_removed() { known.removed_at_ms } else { record.removed_at_ms };
         if record.incarnation >= known.incarnation {
+            let place = std::mem::take(&mut known.peer_address);
             known.clone_from(record);
+            if self.moved.get(&record.node).is_some_and(|start| record.incarnation <= *start) {
+                known.peer_address = place;
+            }
         }
         known.removed_at_ms = removed_at_ms;
     }
@@ -136,6 +145,9 @@ impl<E: Engine> Node<E> {
     /// Tells the driver of peers that have moved, come or gone.
     pub(crate) fn tell_peers(&mut self) {
         let me = self.identity.node.0;
+        if self.has_left() {
+            self.note_own_removal();
+        }
         let needed = self.groups.values().flat_map(|group| group.raft.configuration().members());
         let needed: BTreeSet<u64> = needed.map(|node| node.0).collect();
         for (node, address) in self.roster.changes(me, &needed) {
@@ -143,20 +155,47 @@ impl<E: Engine> Node<E> {
         }
     }
 
-    /// Of the ranges that this node leads, those that a removed node has left for good: the change is committed. Nobody else
-    /// can say so: a copy that lags behind knows a time before that node belonged to the range, and its vote may be needed
-    /// for the very change that lets it go.
-    fn left_by(&self, node: u64) -> Result<Vec<u64>, NodeError> {
-        let mut left = Vec::new();
-        let led = self.groups.iter().filter(|(_, group)| self.roster.is_removed(node) && group.serving().is_some());
-        for (range, _) in led {
-            let members = self.engine.get(&local::members_key(*range))?;
-            let members = members.and_then(|stored| Configuration::decode(&stored).ok());
-            if members.is_some_and(|members| !members.is_joint() && !members.is_member(dstore_raft::NodeId(node))) {
-                left.push(range.0);
+    /// Whether this node was removed, and no range counts on it any more, as their leaders have told. Before that it must not
+    /// go: its vote may be needed for the change that lets it go.
+    fn has_left(&self) -> bool {
+        self.groups.keys().all(|range| self.left.contains(range))
+    }
+
+    /// Whether a removed node has left a range that this node leads, for good: the members that are applied, and so
+    /// committed, do not name it. Nobody else could say so: an old copy may be one from before it joined.
+    fn has_let_go(&self, now: Now, range: RangeId, node: u64) -> Result<bool, NodeError> {
+        let leads = |group: &&Group| group.serving().is_some() && group.raft.holds_lease(now.mono);
+        if !self.roster.is_removed(node) || self.groups.get(&range).filter(leads).is_none() {
+            return Ok(false);
+        }
+        let stored = self.engine.get(&local::members_key(range))?;
+        let members = stored.and_then(|stored| Configuration::decode(&stored).ok());
+        Ok(!members.ok_or(NodeError::Members { range })?.is_member(dstore_raft::NodeId(node)))
+    }
+
+    /// Whether a removed node has left a range for good. Where another leads the range it is asked, and what it says counts
+    /// when it has come.
+    pub(crate) fn is_gone(&mut self, now: Now, range: RangeId, node: u64) -> Result<bool, NodeError> {
+        if self.gone.contains(&(node, range)) || (node == self.identity.node.0 && self.left.contains(&range)) {
+            return Ok(true);
+        }
+        if self.has_let_go(now, range, node)? {
+            self.gone.insert((node, range));
+            return Ok(true);
+        }
+        let Some(record) = self.roster.get(node).filter(|record| record.is_removed()).cloned() else {
+            return Ok(false);
+        };
+        match self.groups.get(&range).and_then(Group::leader) {
+            Some((leader, _)) if leader.0 == self.identity.node.0 => {}
+            Some((leader, _)) => self.greet_about(NodeId(leader.0), &record),
+            // This node may have left the range itself, and hears nothing of it any more.
+            None => {
+                let peers: Vec<u64> = self.roster.told.keys().copied().collect();
+                peers.into_iter().for_each(|peer| self.greet_about(NodeId(peer), &record));
             }
         }
-        Ok(left)
+        Ok(false)
     }
 
     /// This node was removed, and has heard of it. It is told once.
@@ -168,10 +207,15 @@ impl<E: Engine> Node<E> {
 
     /// Says to a peer who this node is, and asks who else there is.
     pub(crate) fn greet(&mut self, peer: NodeId) {
+        self.greet_about(peer, &self.own_record());
+    }
+
+    /// Says who this node is, or that another was removed.
+    fn greet_about(&mut self, peer: NodeId, record: &NodeRecord) {
         self.last_token += 1;
         let token = self.last_token;
-        self.greeting.insert(token);
-        let body = GREET.encode(&self.own_record());
+        self.greeting.insert(token, record.node);
+        let body = GREET.encode(record);
         let timeout = self.limits.request_timeout;
         self.outputs.push_back(Output::Call { to: peer, token, method: GREET.number, body, timeout });
     }
@@ -187,24 +231,32 @@ impl<E: Engine> Node<E> {
         }
     }
 
-    /// A peer says who it is.
+    /// A peer says who it is, or that another was removed.
     pub(crate) fn greeted_by(&mut self, now: Now, from: NodeId, record: &NodeRecord) -> Result<Greeted, NodeError> {
-        let left = self.left_by(from.0)?;
-        let known = self.roster.get(from.0).is_some();
-        if record.node == from.0 && known && !record.is_removed() {
+        if record.is_removed() {
             self.roster.note(record);
-            self.tell_peers();
+        } else if record.node == from.0 && self.roster.get(from.0).is_some() {
+            self.roster.note(record);
             self.note_node(now, record)?;
+        }
+        self.tell_peers();
+        let mut left = Vec::new();
+        for range in RANGES {
+            if self.has_let_go(now, range, record.node)? {
+                left.push(range.0);
+            }
         }
         Ok(Greeted { left, nodes: self.roster.all().cloned().collect() })
     }
 
-    /// A peer says who else there is.
-    pub(crate) fn greeted(&mut self, greeted: &Greeted) {
+    /// A peer says who else there is, and whether a node has left.
+    pub(crate) fn greeted(&mut self, about: u64, greeted: &Greeted) {
         greeted.nodes.iter().for_each(|record| self.roster.note(record));
-        self.left.extend(greeted.left.iter().map(|range| RangeId(*range)));
-        if self.groups.keys().all(|range| self.left.contains(range)) {
-            self.note_own_removal();
+        let left = greeted.left.iter().map(|range| RangeId(*range));
+        if about == self.identity.node.0 {
+            self.left.extend(left);
+        } else {
+            self.gone.extend(left.map(|range| (about, range)));
         }
         self.tell_peers();
     }
@@ -237,6 +289,8 @@ mod tests {
     fn what_the_user_says_of_a_move_holds_until_the_node_says_otherwise() {
         let mut roster = Roster::new(vec![record(1, 5, "a:1")], &[founder(1, "moved:1", true)]);
         assert_eq!(roster.address(1), "moved:1");
+        roster.note(&record(1, 5, "a:1"));
+        assert_eq!(roster.address(1), "moved:1", "that is what was out of date");
         roster.note(&record(1, 6, "again:1"));
         assert_eq!(roster.address(1), "again:1");
     }

@@ -1,6 +1,7 @@
 //! [`NodeStatus`]: a node as its operators see it.
 
 use dstore_raft::Role;
+use dstore_rpc::ClusterId;
 use dstore_storage::{Engine, LogIndex, RangeId};
 
 use crate::check::CheckStatus;
@@ -11,12 +12,16 @@ use crate::{DiskStatus, Node, NodeError, SYSTEM_RANGE, USER_RANGE};
 /// A node at one moment.
 #[derive(Clone, Debug)]
 pub struct NodeStatus {
+    /// The cluster's id.
+    pub cluster: ClusterId,
     /// This node's id.
     pub node: u64,
     /// Its ranges.
     pub ranges: Vec<RangeStatus>,
-    /// The members of the cluster.
+    /// The members of the cluster, those that are leaving included.
     pub members: Vec<MemberStatus>,
+    /// Nodes that were members.
+    pub removed: Vec<u64>,
     /// Clients' requests that wait for a leader to take them.
     pub requests_held: usize,
     /// Clients connected.
@@ -77,6 +82,8 @@ pub struct MemberStatus {
     pub part: Part,
     /// This node is sending it a snapshot.
     pub is_receiving_snapshot: bool,
+    /// It was removed, and some range counts on it still.
+    pub is_leaving: bool,
 }
 
 /// A node's part in a range.
@@ -115,8 +122,12 @@ impl<E: Engine> Node<E> {
     ///
     /// The engine failed.
     pub fn status(&self) -> Result<NodeStatus, NodeError> {
-        let members = self.roster.all().filter(|record| !record.is_removed());
-        let members = members.map(|record| self.member_status(record)).collect();
+        let belongs = |record: &&NodeRecord| {
+            let id = dstore_raft::NodeId(record.node);
+            !record.is_removed() || self.groups.values().any(|group| group.raft.configuration().is_member(id))
+        };
+        let members = self.roster.all().filter(belongs).map(|record| self.member_status(record)).collect();
+        let removed = self.roster.all().filter(|record| !belongs(record)).map(|record| record.node).collect();
         let mut keys = [0; DATABASES as usize];
         if let Some(group) = self.groups.get(&USER_RANGE) {
             for (db, keys) in (0..).zip(&mut keys) {
@@ -124,9 +135,11 @@ impl<E: Engine> Node<E> {
             }
         }
         Ok(NodeStatus {
+            cluster: self.identity.cluster,
             node: self.identity.node.0,
             ranges: [SYSTEM_RANGE, USER_RANGE].into_iter().filter_map(|range| self.range_status(range)).collect(),
             members,
+            removed,
             requests_held: self.held.len(),
             clients: self.sessions.len(),
             keys,
@@ -135,6 +148,12 @@ impl<E: Engine> Node<E> {
             disk: self.disk_status(),
             log: self.host.log(),
         })
+    }
+
+    /// The entry up to which a range's data is applied, and the last one of its log.
+    pub fn reach(&self, range: RangeId) -> Option<(LogIndex, LogIndex)> {
+        let group = self.groups.get(&range)?;
+        Some((group.replica.applied().position.index, LogIndex(group.status().last.index.0)))
     }
 
     fn member_status(&self, record: &NodeRecord) -> MemberStatus {
@@ -152,13 +171,8 @@ impl<E: Engine> Node<E> {
             version: record.version.clone(),
             part,
             is_receiving_snapshot: self.sends_snapshot_to(USER_RANGE, record.node),
+            is_leaving: record.is_removed(),
         }
-    }
-
-    /// The entry up to which a range's data is applied, and the last one of its log.
-    pub fn reach(&self, range: RangeId) -> Option<(LogIndex, LogIndex)> {
-        let group = self.groups.get(&range)?;
-        Some((group.replica.applied().position.index, LogIndex(group.status().last.index.0)))
     }
 
     fn range_status(&self, range: RangeId) -> Option<RangeStatus> {

@@ -98,8 +98,8 @@ pub struct Admission(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    requests_max: usize,
-    bytes_max: usize,
+    requests_max: AtomicUsize,
+    bytes_max: AtomicUsize,
     requests: AtomicUsize,
     bytes: AtomicUsize,
 }
@@ -108,7 +108,14 @@ impl Admission {
     /// At most `requests_max` requests with at most `bytes_max` bytes of bodies at a time.
     pub fn new(requests_max: usize, bytes_max: usize) -> Admission {
         let (requests, bytes) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let (requests_max, bytes_max) = (requests_max.into(), bytes_max.into());
         Admission(Arc::new(Shared { requests_max, bytes_max, requests, bytes }))
+    }
+
+    /// Other bounds from now on: there are more peers than before, or fewer. What was admitted stays so.
+    pub fn resize(&self, requests_max: usize, bytes_max: usize) {
+        self.0.requests_max.store(requests_max, Ordering::Relaxed);
+        self.0.bytes_max.store(bytes_max, Ordering::Relaxed);
     }
 
     /// Requests admitted and not released yet.
@@ -124,11 +131,11 @@ impl Admission {
     /// Takes a place, to be given back with [`Admission::release`]. The counters only bound a quantity; they order
     /// no other memory, so relaxed is enough.
     pub(crate) fn admit(&self, bytes: usize) -> bool {
-        if self.0.requests.fetch_add(1, Ordering::Relaxed) >= self.0.requests_max {
+        if self.0.requests.fetch_add(1, Ordering::Relaxed) >= self.0.requests_max.load(Ordering::Relaxed) {
             self.0.requests.fetch_sub(1, Ordering::Relaxed);
             return false;
         }
-        if self.0.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.0.bytes_max {
+        if self.0.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes > self.0.bytes_max.load(Ordering::Relaxed) {
             self.release(bytes);
             return false;
         }
@@ -162,5 +169,11 @@ mod tests {
         admission.release(6);
         assert!(admission.admit(0));
         assert_eq!((admission.requests_inflight(), admission.bytes_inflight()), (2, 4));
+        admission.resize(3, 9);
+        assert!(!admission.admit(6), "bytes");
+        assert!(admission.admit(5));
+        admission.resize(1, 1);
+        admission.release(5);
+        assert!(!admission.admit(0), "what was admitted stays, and counts");
     }
 }

@@ -8,34 +8,41 @@
 //!                    Front::carry_out         ──> replies, calls and messages to peers, Log::submit
 //! ```
 //!
-//! Everything here runs on the loop's thread and never waits: not for the disk, not for a peer.
+//! Everything here runs on the loop's thread and never waits: not for the disk, not for a peer. Of the rooms, [`clients`] has
+//! the clients' connections, [`peers`] the other nodes, [`snapshots`] what nodes give each other instead of log, [`stopping`]
+//! the orderly end, and [`watched`] what admin tools see.
 
+mod clients;
+mod peers;
+mod snapshots;
+mod stopping;
 mod watched;
 
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use dstore_net::{
-    Application, CloseReason, ConnectionId, Context, Decoded, LoopError, Mailbox, Net, Protocol, TimerId,
-};
-use dstore_node::{ClientAddress, Node, NodeError, Output, SessionId, Space};
-use dstore_resp::{ProtocolError, ReplySink, RequestDecoder, encode};
-use dstore_rpc::driver::{self, LinkEvent, Rpc, RpcTimer};
-use dstore_rpc::service::{Answer, Incoming, Origin};
-use dstore_rpc::{CallOptions, CloseCode, CloseReason as LinkEnd, ClusterId, Lane, NodeId, Refusal, TraceId};
+use dstore_net::{Application, ConnectionId, LoopError, Mailbox, Net, TimerId};
+use dstore_node::{Node, NodeError, Output, SessionId, Space};
+use dstore_resp::encode;
+use dstore_rpc::driver::{self, Rpc, RpcTimer};
+use dstore_rpc::service::Answer;
+use dstore_rpc::{CallOptions, ClusterId, NodeId, TraceId};
 use dstore_storage::snapshot::SpanSum;
 use dstore_storage::{EngineError, Log, LogError, LogIndex, LogOp, RangeId};
 
+use self::clients::Sink;
+pub use self::peers::PeerAdmission;
+use self::snapshots::News;
+pub use self::snapshots::{Carriage, Snapshots};
+use self::stopping::Stopping;
 use crate::clock::now;
-use crate::config::PeerAddress;
 use crate::founding::Founders;
 use crate::restart::Replay;
 use crate::store::{self, SharedEngine};
+use crate::{EXIT_FATAL, EXIT_REFUSED, EXIT_REMOVED};
 
 /// What other threads tell the loop.
 pub enum Mail {
@@ -49,6 +56,8 @@ pub enum Mail {
     Flushed(Result<Vec<(RangeId, LogIndex)>, String>),
     /// The data of a range was summed up; or it could not be read.
     Summed(RangeId, Result<SpanSum, EngineError>),
+    /// Something became of a snapshot.
+    Snapshot(News),
 }
 
 /// The timers of the loop.
@@ -88,31 +97,26 @@ pub enum Fatal {
         /// The peers'.
         theirs: ClusterId,
     },
+    /// The cluster goes on without this node.
+    #[error(
+        "this node was removed from cluster {cluster} and does not serve any more; to join again it needs a new data directory"
+    )]
+    Removed {
+        /// The cluster that it was a member of.
+        cluster: ClusterId,
+    },
 }
 
 impl Fatal {
-    /// Whether the node never was in a state to serve, as after any other refusal to start.
-    pub fn is_refusal(&self) -> bool {
-        matches!(self, Fatal::Foreign { .. })
+    /// What the process ends with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Fatal::Removed { .. } => EXIT_REMOVED,
+            // It never was in a state to serve, as after any other refusal to start.
+            Fatal::Foreign { .. } => EXIT_REFUSED,
+            _ => EXIT_FATAL,
+        }
     }
-}
-
-/// How long a node that stops tries to hand its leadership over. A successor needs a few milliseconds.
-const HAND_OVER: Duration = Duration::from_secs(1);
-
-/// How long clients may take to receive their last replies once the node was asked to stop.
-const DRAIN: Duration = Duration::from_secs(5);
-
-/// How long peers may take to hear the last of a node whose clients are gone.
-const FAREWELL: Duration = Duration::from_secs(1);
-
-/// What a node that stops is at.
-#[derive(Clone, Copy, Debug)]
-enum Stopping {
-    /// It hands its leadership over, until then at the latest.
-    HandingOver(Instant),
-    /// Its clients get what they are owed, for which it still needs its peers; until then at the latest.
-    Draining(Instant),
 }
 
 /// Rounds of work that lead to more work within one turn of the loop. What is then left comes in the next, at once.
@@ -123,6 +127,8 @@ pub struct Front {
     node: Node<SharedEngine>,
     log: Arc<dyn Log>,
     rpc: Rpc<Front>,
+    admission: PeerAdmission,
+    snapshots: Snapshots,
     identity: dstore_rpc::Identity,
     founders: Founders,
     started: Instant,
@@ -151,6 +157,8 @@ pub struct Front {
     pending: bool,
     /// The node was asked to stop.
     stopping: Option<Stopping>,
+    /// The node is no member of its cluster any more.
+    was_removed: bool,
     /// Set once. From then on nothing is answered any more.
     fatal: Option<Fatal>,
 }
@@ -163,6 +171,10 @@ pub struct Parts {
     pub log: Arc<dyn Log>,
     /// The connections with peers.
     pub rpc: Rpc<Front>,
+    /// What peers may ask of it.
+    pub admission: PeerAdmission,
+    /// How snapshots go between it and its peers.
+    pub carriage: Carriage,
     /// Who the node is.
     pub identity: dstore_rpc::Identity,
     /// What it tells those who would found another cluster.
@@ -186,6 +198,8 @@ impl Front {
             node: parts.node,
             log: parts.log,
             rpc: parts.rpc,
+            admission: parts.admission,
+            snapshots: Snapshots::new(parts.carriage),
             identity: parts.identity,
             founders: parts.founders,
             started: Instant::now(),
@@ -205,6 +219,7 @@ impl Front {
             refusals: BTreeMap::new(),
             was_linked: false,
             stopping: None,
+            was_removed: false,
             pending: true,
             fatal: None,
         }
@@ -216,18 +231,16 @@ impl Front {
         self.node.set_client_address(address);
     }
 
-    /// The protocol of a client that was just accepted. A node that stops takes none.
-    pub fn accept(&self, peer: String) -> Option<RedisConnection> {
-        self.stopping.is_none().then(|| self.connection_with(peer))
+    /// Why serving ended, if nobody asked for it, and what still uses the engine.
+    pub fn into_end(self) -> (Option<Fatal>, Snapshots) {
+        let removed = self.was_removed.then_some(Fatal::Removed { cluster: self.identity.cluster });
+        let unsettled = self.node.settle().err().map(Fatal::Node);
+        (self.fatal.or(removed).or(unsettled), self.snapshots)
     }
 
-    fn connection_with(&self, peer: String) -> RedisConnection {
-        RedisConnection { decoder: RequestDecoder::new(self.decoder_limits.clone()), session: None, peer, ended: false }
-    }
-
-    /// Why serving ended, if nobody asked for it. Otherwise the engine has all that was applied.
-    pub fn into_fatal(self) -> Option<Fatal> {
-        self.fatal.or_else(|| self.node.settle().err().map(Fatal::Node))
+    /// The way into the loop for threads.
+    fn mailbox(&self, net: &Net<Front>) -> Mailbox<Mail> {
+        self.mailbox.clone().unwrap_or_else(|| net.mailbox())
     }
 
     /// Notes a failure after which nothing may be acknowledged, and ends the loop.
@@ -259,31 +272,6 @@ impl Front {
         self.drive(net, call);
         if let Some(timer) = self.timer {
             net.update_timer(timer, net.now());
-        }
-    }
-
-    /// First the leadership, so that the cluster goes on; then the clients; the peers last.
-    fn begin_to_stop(&mut self, net: &mut Net<Front>) {
-        if self.stopping.is_none() {
-            let begun = self.node.hand_over(now());
-            let deadline = net.now() + if begun { HAND_OVER } else { Duration::ZERO };
-            self.stopping = Some(Stopping::HandingOver(deadline));
-        }
-    }
-
-    fn go_on_stopping(&mut self, net: &mut Net<Front>) {
-        match self.stopping {
-            Some(Stopping::HandingOver(deadline)) if !self.node.leads() || net.now() >= deadline => {
-                self.stopping = Some(Stopping::Draining(net.now() + DRAIN));
-                self.node.hang_up_all();
-                self.carry_out(net);
-            }
-            Some(Stopping::Draining(deadline))
-                if self.connections.iter().all(Option::is_none) || net.now() >= deadline =>
-            {
-                net.stop(FAREWELL);
-            }
-            _ => {}
         }
     }
 
@@ -323,32 +311,18 @@ impl Front {
                 Output::Answer { request, result } => {
                     self.rpc.answer(net.now(), Answer { request, result });
                 }
-                Output::SendSnapshot { transfer, .. } => {
-                    self.pending = true;
-                    let unable = Err("this node cannot send snapshots".to_owned());
-                    if let Err(error) = self.node.handle_snapshot_sent(now(), transfer, unable) {
-                        self.fail(net, error);
-                    }
+                Output::SendSnapshot { to, transfer, body, export } => {
+                    self.send_snapshot(net, to, transfer, body, export);
                 }
-                Output::Install { range, .. } => unreachable!("range {range}: no snapshot was taken in"),
+                Output::Install { range, install, ops } => self.install_snapshot(net, range, install, ops),
                 Output::Checksum { range, checksum } => {
-                    let mailbox = self.mailbox.clone().unwrap_or_else(|| net.mailbox());
+                    let mailbox = self.mailbox(net);
                     if let Err(error) = store::sum_up(range, checksum, mailbox) {
                         self.fail(net, Fatal::Flush(format!("cannot start a thread: {error}")));
                     }
                 }
-                Output::Peer { node, address: None } => self.rpc.remove_peer(net.now(), node),
-                Output::Peer { node, address: Some(address) } => match address.parse::<PeerAddress>() {
-                    Ok(address) => {
-                        self.rpc.set_peer(net.now(), node, address.target());
-                        self.rpc.connect(net.now(), node);
-                    }
-                    Err(error) => tracing::warn!("no connection with node {:016x}: {error:#}", node.0),
-                },
-                Output::Removed => {
-                    tracing::error!("this node was removed from its cluster");
-                    self.begin_to_stop(net);
-                }
+                Output::Peer { node, address } => self.set_peer(net, node, address.as_deref()),
+                Output::Removed => self.leave(net),
             }
         }
     }
@@ -359,7 +333,7 @@ impl Front {
                 self.unflushed_bytes += entries.iter().map(|entry| entry.payload.len()).sum::<usize>();
             }
         }
-        let mailbox = self.mailbox.clone().unwrap_or_else(|| net.mailbox());
+        let mailbox = self.mailbox(net);
         let done = move |result| {
             // Refused only by a loop that has ended, which acknowledges nothing any more.
             let _ = mailbox.post(Mail::Durable(range, ticket, result));
@@ -450,6 +424,7 @@ impl Application for Front {
                     Ok(())
                 });
             }
+            Mail::Snapshot(news) => self.on_snapshot_news(net, news),
             Mail::Summed(range, result) => self.drive(net, |node| node.handle_checksum(now(), range, result)),
             Mail::Space(level, free_bytes) => self.drive(net, |node| {
                 node.set_space(now(), level, free_bytes);
@@ -488,188 +463,5 @@ impl Application for Front {
         self.watch_replay(net);
         self.arm_timer(net);
         self.go_on_stopping(net);
-    }
-}
-
-impl driver::Host for Front {
-    fn rpc(&mut self) -> &mut Rpc<Self> {
-        &mut self.rpc
-    }
-
-    fn on_incoming(&mut self, net: &mut Net<Self>, origin: &Origin, incoming: Incoming) {
-        let from = origin.node;
-        let incoming = match self.founders.answer(origin, incoming) {
-            Ok(outcome) => return self.rpc.finish(net.now(), outcome),
-            Err(incoming) => incoming,
-        };
-        match incoming {
-            Incoming::Message { method, body } => {
-                self.drive(net, |node| node.handle_message(now(), from, method, body));
-            }
-            Incoming::Request { request, method, body } => {
-                self.drive(net, |node| node.handle_call(now(), from, request, method, body));
-            }
-            stream @ Incoming::Stream { .. } => {
-                let refusal = stream.unknown();
-                self.rpc.finish(net.now(), refusal);
-            }
-        }
-    }
-
-    fn on_link(&mut self, net: &mut Net<Self>, event: &LinkEvent) {
-        let (peer, is_up) = match event {
-            LinkEvent::Up { peer, dialed: true } if peer.lane == Lane::Messages => (peer.identity.node, true),
-            LinkEvent::Down { node: Some(node), lane, dialed: true, reason } if *lane != Some(Lane::Bulk) => {
-                self.note_refusal(net, *node, reason);
-                (*node, false)
-            }
-            LinkEvent::Down { dialed: false, reason: LinkEnd::Refused(why), .. } => {
-                // An accepted connection's end is nobody's yet.
-                if self.refusals.insert(NodeId(0), why.to_string()).as_ref() != Some(&why.to_string()) {
-                    tracing::warn!("a peer was refused: {why}");
-                }
-                return;
-            }
-            _ => return,
-        };
-        if is_up {
-            self.was_linked = true;
-            self.refusals.remove(&peer);
-        }
-        self.drive_soon(net, |node| {
-            node.handle_link(now(), peer, is_up);
-            Ok(())
-        });
-    }
-}
-
-impl Front {
-    /// Says, once, that a peer will not talk to us, or we not to it. A node that finds, before it has found any of its
-    /// peers, that they are another cluster's does not go on: its data directory is in the wrong place.
-    fn note_refusal(&mut self, net: &mut Net<Front>, peer: NodeId, reason: &LinkEnd) {
-        let refused = matches!(reason, LinkEnd::Refused(_) | LinkEnd::Peer { code: CloseCode::Refused, .. });
-        if !refused {
-            return;
-        }
-        let text = reason.to_string();
-        if self.refusals.get(&peer) != Some(&text) {
-            tracing::warn!("no connection with node {:016x}: {text}", peer.0);
-            self.refusals.insert(peer, text);
-        }
-        // Cluster 0 is that of nodes which are still looking for theirs.
-        if let LinkEnd::Refused(Refusal::Cluster { theirs, ours }) = reason
-            && theirs.0 != 0
-            && !self.was_linked
-        {
-            self.fail(net, Fatal::Foreign { ours: *ours, theirs: *theirs });
-        }
-    }
-}
-
-/// One client's connection.
-pub struct RedisConnection {
-    decoder: RequestDecoder,
-    session: Option<SessionId>,
-    peer: String,
-    /// What came was no request; the rest of the stream has no meaning.
-    ended: bool,
-}
-
-/// What a client sent: a request, or something that is none.
-type Request = Result<Vec<Bytes>, ProtocolError>;
-
-impl Protocol<Front> for RedisConnection {
-    type Message<'a> = Request;
-    type Error = Infallible;
-
-    fn on_open(&mut self, front: &mut Front, cx: &mut Context<'_, Front>) {
-        let address = ClientAddress { remote: std::mem::take(&mut self.peer), local: front.local_address.clone() };
-        let session = front.node.connect(now(), address);
-        if front.connections.len() <= session.slot() {
-            front.connections.resize(session.slot() + 1, None);
-        }
-        front.connections[session.slot()] = Some(cx.id());
-        self.session = Some(session);
-    }
-
-    /// Bytes that are no request become a message too, so that the error is answered behind the replies still owed.
-    fn decode(&mut self, input: &[u8]) -> Result<Decoded<Request>, Infallible> {
-        if self.ended {
-            return Ok(Decoded::Skip(input.len()));
-        }
-        Ok(match self.decoder.decode(input) {
-            Ok(dstore_resp::Decoded::Message(args, length)) => Decoded::Message(Ok(args), length),
-            Ok(dstore_resp::Decoded::Skip(length)) => Decoded::Skip(length),
-            Ok(dstore_resp::Decoded::Incomplete { needed }) => Decoded::Incomplete { needed },
-            Err(error) => {
-                self.ended = true;
-                Decoded::Message(Err(error), input.len())
-            }
-        })
-    }
-
-    fn process(&mut self, front: &mut Front, cx: &mut Context<'_, Front>, request: Request) {
-        let Some(session) = self.session else { return };
-        front.drive(cx.net, |node| match request {
-            Ok(args) => node.handle_request(now(), session, args),
-            Err(error) => {
-                node.refuse(session, error.reply());
-                Ok(())
-            }
-        });
-        if front.node.is_congested() {
-            cx.pause();
-            front.stalled.push(cx.id());
-        }
-    }
-
-    /// The client has read what was sent to him.
-    fn on_output_low(&mut self, front: &mut Front, cx: &mut Context<'_, Front>) {
-        let Some(session) = self.session else { return };
-        front.drive_soon(cx.net, |node| {
-            node.go_on(session);
-            Ok(())
-        });
-    }
-
-    /// A client may end his half of the stream and still wait for replies.
-    fn on_input_closed(&mut self, front: &mut Front, cx: &mut Context<'_, Front>) {
-        self.hang_up(front, cx);
-    }
-
-    fn on_drain(&mut self, front: &mut Front, cx: &mut Context<'_, Front>) {
-        self.hang_up(front, cx);
-    }
-
-    fn on_close(&mut self, front: &mut Front, cx: &mut Context<'_, Front>, reason: &CloseReason) {
-        if let Some(session) = self.session.take() {
-            front.node.disconnect(session);
-            front.connections[session.slot()] = None;
-        }
-        tracing::debug!(connection = ?cx.id(), %reason, "client gone");
-    }
-}
-
-impl RedisConnection {
-    /// Closes the connection behind the last reply that is owed.
-    fn hang_up(&mut self, front: &mut Front, cx: &mut Context<'_, Front>) {
-        let Some(session) = self.session else { return cx.close() };
-        front.drive(cx.net, |node| {
-            node.hang_up(session);
-            Ok(())
-        });
-    }
-}
-
-/// Replies are encoded straight into the connection's output; long values join it without a copy.
-struct Sink<'a>(&'a mut dstore_net::Output);
-
-impl ReplySink for Sink<'_> {
-    fn buffer(&mut self) -> &mut Vec<u8> {
-        self.0.buffer_vec()
-    }
-
-    fn put_bytes(&mut self, bytes: Bytes) {
-        self.0.put_bytes(bytes);
     }
 }

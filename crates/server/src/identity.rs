@@ -4,7 +4,7 @@
 //!
 //! ```toml
 //! format = 2
-//! standing = "member"                           # "new", "planned" or "member"
+//! standing = "member"                           # "new", "planned", "member", "joined" or "removed"
 //! node_id = "4be1c97d0a6f3328"                  # random, drawn with the directory: another disk is another node
 //! cluster_id = "9f0c2b7a51d84e63a7c1e05d2f3b8846"   # random, drawn by the first of the founders; absent when new
 //!
@@ -12,6 +12,9 @@
 //! node_id = "4be1c97d0a6f3328"
 //! address = "10.0.0.1:7101"                     # where peers reach it; "" in a cluster of one
 //! ```
+//!
+//! A node that joined has `contacts` in the place of `founders`: who was a member then, itself included. The cluster's own
+//! records tell who is one now. Only a node's own address is kept up to date here. A removed node has neither.
 //!
 //! How a standing follows from the one before is told in [`crate::founding`].
 
@@ -39,14 +42,18 @@ pub enum Standing {
     Planned(Plan),
     /// All founders have promised: the cluster exists.
     Member(Plan),
+    /// It was taken in by a cluster that existed, whose members were these, itself included.
+    Joined(Plan),
+    /// It was a member of this cluster, and never will be again.
+    Removed(ClusterId),
 }
 
-/// A cluster as it is founded.
+/// A cluster as it is founded, or as a node that joins it finds it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// Its id. Never 0.
     pub cluster: ClusterId,
-    /// Its nodes, in the order of `--peers`. No id is there twice.
+    /// Its nodes, where it is founded in the order of `--peers`. No id is there twice.
     pub founders: Vec<Founder>,
 }
 
@@ -62,20 +69,28 @@ pub struct Founder {
 impl Identity {
     /// The text of the file.
     pub fn encode(&self) -> String {
-        let (standing, plan) = match &self.standing {
-            Standing::New => (StandingName::New, None),
-            Standing::Planned(plan) => (StandingName::Planned, Some(plan)),
-            Standing::Member(plan) => (StandingName::Member, Some(plan)),
+        let (standing, plan, joined) = match &self.standing {
+            Standing::New => (StandingName::New, None, None),
+            Standing::Planned(plan) => (StandingName::Planned, Some(plan), None),
+            Standing::Member(plan) => (StandingName::Member, Some(plan), None),
+            Standing::Joined(plan) => (StandingName::Joined, None, Some(plan)),
+            Standing::Removed(_) => (StandingName::Removed, None, None),
         };
-        let founders = plan.iter().flat_map(|plan| &plan.founders);
+        let cluster = match &self.standing {
+            Standing::Removed(cluster) => Some(*cluster),
+            _ => plan.or(joined).map(|plan| plan.cluster),
+        };
+        let forms = |plan: Option<&Plan>| {
+            let nodes = plan.into_iter().flat_map(|plan| &plan.founders);
+            nodes.map(|node| NodeForm { node_id: node_text(node.node), address: node.address.clone() }).collect()
+        };
         let form = Form {
             format: FORMAT,
             standing,
             node_id: node_text(self.node),
-            cluster_id: plan.map(|plan| plan.cluster.to_string()),
-            founders: founders
-                .map(|founder| FounderForm { node_id: node_text(founder.node), address: founder.address.clone() })
-                .collect(),
+            cluster_id: cluster.map(|cluster| cluster.to_string()),
+            founders: forms(plan),
+            contacts: forms(joined),
         };
         let table = toml::to_string(&form).expect("texts and numbers have a TOML form");
         format!("# What this directory is. Do not edit.\n{table}")
@@ -97,19 +112,20 @@ impl Identity {
         }
         let form: Form = table.try_into().map_err(|error: toml::de::Error| damaged(error.message()))?;
         let node = node_of(&form.node_id)?;
-        let plan = match form.cluster_id {
-            Some(cluster) => Some(Plan::of(&cluster, &form.founders)?),
-            None if !form.founders.is_empty() => return Err(damaged("founders without a cluster")),
-            None => None,
+        let cluster = form.cluster_id.as_deref().map(cluster_of).transpose()?;
+        let plan = |nodes: &[NodeForm]| match cluster {
+            Some(cluster) => Plan::of(cluster, node, nodes),
+            None => Err(damaged("nodes without a cluster")),
         };
-        if plan.as_ref().is_some_and(|plan| plan.place_of(node).is_none()) {
-            return Err(damaged("the node is not among the founders"));
-        }
-        let standing = match (form.standing, plan) {
-            (StandingName::New, None) => Standing::New,
-            (StandingName::Planned, Some(plan)) => Standing::Planned(plan),
-            (StandingName::Member, Some(plan)) => Standing::Member(plan),
-            _ => return Err(damaged("standing and cluster contradict each other")),
+        let standing = match (form.standing, &form.founders[..], &form.contacts[..]) {
+            (StandingName::New, [], []) if cluster.is_none() => Standing::New,
+            (StandingName::Planned, founders, []) => Standing::Planned(plan(founders)?),
+            (StandingName::Member, founders, []) => Standing::Member(plan(founders)?),
+            (StandingName::Joined, [], contacts) => Standing::Joined(plan(contacts)?),
+            (StandingName::Removed, [], []) => {
+                Standing::Removed(cluster.ok_or_else(|| damaged("removed from no cluster"))?)
+            }
+            _ => return Err(damaged("standing, cluster and nodes contradict each other")),
         };
         Ok(Identity { node, standing })
     }
@@ -121,15 +137,21 @@ impl Plan {
         self.founders.iter().position(|founder| founder.node == node)
     }
 
-    fn of(cluster: &str, founders: &[FounderForm]) -> Result<Plan, IdentityError> {
-        let cluster = u128::from_str_radix(cluster, 16).ok().filter(|id| *id != 0 && cluster.len() == 32);
-        let cluster = cluster.ok_or_else(|| IdentityError::Damaged("cluster_id is no cluster's id".to_owned()))?;
-        let founder = |form: &FounderForm| Ok(Founder { node: node_of(&form.node_id)?, address: form.address.clone() });
-        let founders = founders.iter().map(founder).collect::<Result<Vec<_>, _>>()?;
-        let plan = Plan { cluster: ClusterId(cluster), founders };
-        match plan.twice() {
-            Some(node) => Err(IdentityError::Damaged(format!("founder {} is there twice", node_text(node)))),
-            None => Ok(plan),
+    /// The address of a node; empty where it has none, or is not there.
+    pub fn address_of(&self, node: NodeId) -> &str {
+        self.place_of(node).map_or("", |place| &self.founders[place].address)
+    }
+
+    fn of(cluster: ClusterId, own: NodeId, nodes: &[NodeForm]) -> Result<Plan, IdentityError> {
+        let founder = |form: &NodeForm| Ok(Founder { node: node_of(&form.node_id)?, address: form.address.clone() });
+        let founders = nodes.iter().map(founder).collect::<Result<Vec<_>, _>>()?;
+        let plan = Plan { cluster, founders };
+        if let Some(node) = plan.twice() {
+            return Err(IdentityError::Damaged(format!("node {} is there twice", node_text(node))));
+        }
+        match plan.place_of(own) {
+            Some(_) => Ok(plan),
+            None => Err(IdentityError::Damaged("the node is not among those of its cluster".to_owned())),
         }
     }
 
@@ -143,6 +165,11 @@ impl Plan {
 /// A node id as files, commands and people write it: 16 hexadecimal digits.
 pub fn node_text(node: NodeId) -> String {
     format!("{:016x}", node.0)
+}
+
+fn cluster_of(text: &str) -> Result<ClusterId, IdentityError> {
+    let id = u128::from_str_radix(text, 16).ok().filter(|id| *id != 0 && text.len() == 32);
+    id.map(ClusterId).ok_or_else(|| IdentityError::Damaged("cluster_id is no cluster's id".to_owned()))
 }
 
 fn node_of(text: &str) -> Result<NodeId, IdentityError> {
@@ -170,7 +197,9 @@ struct Form {
     #[serde(skip_serializing_if = "Option::is_none")]
     cluster_id: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    founders: Vec<FounderForm>,
+    founders: Vec<NodeForm>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    contacts: Vec<NodeForm>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -179,11 +208,13 @@ enum StandingName {
     New,
     Planned,
     Member,
+    Joined,
+    Removed,
 }
 
 #[derive(Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
-struct FounderForm {
+struct NodeForm {
     node_id: String,
     address: String,
 }
@@ -199,7 +230,10 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for standing in [Standing::New, Standing::Planned(plan()), Standing::Member(plan())] {
+        let removed = Standing::Removed(ClusterId(9));
+        let standings =
+            [Standing::New, Standing::Planned(plan()), Standing::Member(plan()), Standing::Joined(plan()), removed];
+        for standing in standings {
             let identity = Identity { node: NodeId(1), standing };
             let text = identity.encode();
             assert_eq!(Identity::decode(&text), Ok(identity), "{text}");
@@ -221,7 +255,9 @@ mod tests {
         let short = sound.replace("0000000000000001", "1");
         let new = sound.replace("\"member\"", "\"new\"");
         let more = format!("{sound}\nmore = 1");
-        for damaged in ["form", "format = 2", &twice, &stranger, &zero, &short, &new, &more] {
+        let joined = sound.replace("\"member\"", "\"joined\"");
+        let removed = sound.replace("\"member\"", "\"removed\"");
+        for damaged in ["form", "format = 2", &twice, &stranger, &zero, &short, &new, &more, &joined, &removed] {
             assert!(matches!(Identity::decode(damaged), Err(IdentityError::Damaged(_))), "{damaged}");
         }
     }

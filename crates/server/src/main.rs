@@ -19,7 +19,9 @@ mod founding;
 mod front;
 mod host;
 mod identity;
+mod outsider;
 mod random;
+mod reclaim;
 mod restart;
 mod run;
 mod space;
@@ -35,6 +37,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXIT_REFUSED: u8 = 1;
 /// Exit code of a node that stopped because it could no longer keep its promises: see the last line on stderr.
 const EXIT_FATAL: u8 = 3;
+/// Exit code of a node that is no member of its cluster any more.
+const EXIT_REMOVED: u8 = 4;
 
 fn main() -> ExitCode {
     match cli::main() {
@@ -43,20 +47,32 @@ fn main() -> ExitCode {
             code
         }
         Err(error) => {
-            let code = if error.chain().any(is_fatal) { EXIT_FATAL } else { EXIT_REFUSED };
+            let code = error.chain().find_map(exit_code).unwrap_or(EXIT_REFUSED);
             console::flush_lines();
-            // One line, whatever it is made of.
-            complain(&format!("{error:#}").replace('\n', " "));
+            complain(&one_line(&error));
             ExitCode::from(code)
         }
     }
 }
 
-/// Whether the disk or the data has failed, so that starting again does not help.
-fn is_fatal(cause: &(dyn std::error::Error + 'static)) -> bool {
+/// An error with its causes, as far as it does not tell them itself.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.contains(&cause) {
+            line = format!("{line}: {cause}");
+        }
+    }
+    line.replace('\n', " ")
+}
+
+/// What the process ends with for this reason, if not with the code of any other refusal to start.
+fn exit_code(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     use dstore_storage::{EngineError, LogError};
     if let Some(fatal) = cause.downcast_ref::<front::Fatal>() {
-        return !fatal.is_refusal();
+        return Some(fatal.exit_code());
     }
     let log = matches!(
         cause.downcast_ref(),
@@ -67,7 +83,7 @@ fn is_fatal(cause: &(dyn std::error::Error + 'static)) -> bool {
         Some(EngineError::Full(_) | EngineError::Io(_) | EngineError::Corrupt(_) | EngineError::Failed(_))
     );
     // A core that does not start has found data that it cannot trust.
-    log || engine || cause.is::<dstore_node::NodeError>()
+    (log || engine || cause.is::<dstore_node::NodeError>()).then_some(EXIT_FATAL)
 }
 
 #[allow(clippy::print_stderr)]

@@ -33,13 +33,14 @@ impl Phases {
     pub fn end(&mut self, name: &str) {
         let now = Instant::now();
         // Strings take everything.
-        let _ = write!(self.text, ", {name} {} ms", (now - self.last).as_millis());
+        let comma = if self.text.is_empty() { "" } else { ", " };
+        let _ = write!(self.text, "{comma}{name} {} ms", (now - self.last).as_millis());
         self.last = now;
     }
 
     /// All of them.
     pub fn text(&self) -> String {
-        format!("{} ms{}", (self.last - self.started).as_millis(), self.text)
+        format!("{} ms ({})", (self.last - self.started).as_millis(), self.text)
     }
 }
 

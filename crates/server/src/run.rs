@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use bytes::Bytes;
 use dstore_net::{Address, ConnectionConfig, EventLoop, ListenerConfig, LoopConfig, Mailbox};
-use dstore_node::{Facts, Member, Node, NodeLimits, NodeParts};
+use dstore_node::{Facts, Node, NodeLimits, NodeParts};
 use dstore_rpc::driver::Rpc;
-use dstore_rpc::{Admission, NodeId};
 use dstore_storage::{Log, SegmentLog, SegmentOptions};
 use dstore_storage_rocksdb::{RocksEngine, RocksOptions};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -18,18 +17,19 @@ use signal_hook::iterator::Signals;
 
 use crate::admin;
 use crate::clock::{self, random_u64};
+use crate::complain;
 use crate::config::{Config, Reads};
 use crate::console::{detach_lines, say};
 use crate::data_dir::DataDir;
 use crate::founding::{self, Founded};
-use crate::front::{Fatal, Front, Mail, Parts};
+use crate::front::{Carriage, Fatal, Front, Mail, Parts, PeerAdmission};
 use crate::host::Process;
 use crate::identity::node_text;
 use crate::random;
+use crate::reclaim::Reclaimer;
 use crate::restart::{Phases, Replay};
 use crate::space::{self, Watch, Watcher};
 use crate::store::{self, Flusher, SharedEngine};
-use crate::{EXIT_FATAL, EXIT_REFUSED, complain};
 
 /// Unsent replies at which a client is given up, in largest replies: what is under way when the high-water mark is passed
 /// must still find room, with what the encoding adds.
@@ -37,6 +37,9 @@ const OUTPUT_REPLIES: usize = 2;
 
 /// Connections that each peer may have open with us: one a lane and direction, and one that replaces each of them.
 const CONNECTIONS_PER_PEER: usize = 8;
+
+/// Peers whose connections have room besides those of clients, at least: a cluster grows while its nodes run.
+const PEERS: usize = 16;
 
 /// Connections of watchers.
 const WATCHERS_MAX: usize = 16;
@@ -47,6 +50,9 @@ const LAST_WAIT: Duration = Duration::from_secs(5);
 /// What a message to a peer holds beside the largest entry.
 const BODY_OVERHEAD_BYTES: usize = 2 << 20;
 
+/// What may be under way of a snapshot: at 10 ms between two nodes it still goes at 400 MB a second.
+const STREAM_WINDOW_BYTES: u32 = 4 << 20;
+
 /// Runs a node until it is told to stop.
 ///
 /// # Errors
@@ -56,7 +62,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     space::make_way(&config.data_dir);
     let dir = DataDir::open(&config.data_dir)?;
     check_port(config.listen)?;
-    let (dir, founded) = founding::found(dir, &config.cluster)?;
+    let (mut dir, founded) = founding::found(dir, &config.cluster)?;
     let mut phases = Phases::begin();
     let engine: SharedEngine = Arc::new(open_engine(config, &dir)?);
     phases.end("data");
@@ -67,15 +73,20 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let node = open_node(config, &dir, &founded, engine.clone(), log.clone())?;
     phases.end("state");
     tracing::info!("opened in {}; {}", phases.text(), replay.text());
-    let rpc = open_rpc(config, &founded, &*log)?;
+    let (rpc, admission) = open_rpc(config, &founded, &*log)?;
 
     let (wake_flusher, flusher_woken) = sync_channel(1);
     let front = Front::new(Parts {
         node,
         log: log.clone(),
         rpc,
+        admission,
+        carriage: Carriage {
+            bytes_per_second: config.cluster.snapshot_bytes_per_second,
+            chunk_bytes_max: log.payload_bytes_max() + BODY_OVERHEAD_BYTES,
+        },
         identity: founded.identity,
-        founders: founded.founders.clone(),
+        founders: founded.tells.clone(),
         decoder_limits: dstore_resp::Limits {
             bulk_bytes_max: config.value_bytes_max,
             request_bytes_max: config.request_bytes_max,
@@ -85,7 +96,8 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         replay,
         unflushed_bytes_max: config.log_bytes_max / 2,
     });
-    let connections_max = config.clients_max + founded.members.len() * CONNECTIONS_PER_PEER + WATCHERS_MAX;
+    let connections_max =
+        config.clients_max + PEERS.max(2 * founded.founders.len()) * CONNECTIONS_PER_PEER + WATCHERS_MAX;
     let loop_config = LoopConfig { connections_max, ..LoopConfig::default() };
     let mut event_loop = EventLoop::new(loop_config, front).context("cannot make the event loop")?;
     if let Some(address) = founded.peer_listen {
@@ -98,18 +110,24 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     }
     let flusher = Flusher::start(engine.clone(), event_loop.mailbox(), flusher_woken)
         .context("cannot start the flusher's thread")?;
-    let watcher = watch_space(config, &dir, log.clone(), event_loop.mailbox())?;
+    let reclaimer = Reclaimer::new(engine.clone(), dir.engine_dir(), event_loop.mailbox());
+    let watcher = watch_space(config, &dir, log.clone(), reclaimer, event_loop.mailbox())?;
     stop_on_signal(event_loop.mailbox())?;
     greet(&dir, &founded, local);
     detach_lines().context("cannot start the thread of standard error")?;
 
     let front = event_loop.run().map_err(Fatal::Loop)?;
-    let fatal = front.into_fatal();
+    let (fatal, snapshots) = front.into_end();
     drop(watcher);
+    if let Some(Fatal::Removed { cluster }) = fatal {
+        founding::note_removed(&mut dir, cluster)?;
+    }
     if let Some(fatal) = fatal {
         end_soon(&fatal);
+        snapshots.join();
         return Err(fatal.into());
     }
+    snapshots.join();
     flusher.join();
     // Not needed for what was acknowledged, which the log has; it saves the next start the replay.
     store::flush(&engine).map_err(|error| Fatal::Flush(format!("{error:#}")))?;
@@ -119,7 +137,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 
 /// Ends the process even if what is left of it waits for a disk that does not answer any more.
 fn end_soon(fatal: &Fatal) {
-    let (message, code) = (fatal.to_string(), if fatal.is_refusal() { EXIT_REFUSED } else { EXIT_FATAL });
+    let (message, code) = (fatal.to_string(), fatal.exit_code());
     let end = move || {
         std::thread::sleep(LAST_WAIT);
         complain(&message);
@@ -130,10 +148,16 @@ fn end_soon(fatal: &Fatal) {
 }
 
 /// Looks at the room on the disk from now on.
-fn watch_space(config: &Config, dir: &DataDir, log: Arc<dyn Log>, mailbox: Mailbox<Mail>) -> anyhow::Result<Watcher> {
+fn watch_space(
+    config: &Config,
+    dir: &DataDir,
+    log: Arc<dyn Log>,
+    reclaimer: Reclaimer,
+    mailbox: Mailbox<Mail>,
+) -> anyhow::Result<Watcher> {
     let rooms = [dir.log_dir(), dir.engine_dir()];
     let watch = Watch::new(dir.path(), &rooms, config.space, log).context("cannot tell how much room there is")?;
-    Watcher::start(watch, mailbox).context("cannot start the thread that watches the disk")
+    Watcher::start(watch, reclaimer, mailbox).context("cannot start the thread that watches the disk")
 }
 
 /// The core over what is on disk.
@@ -144,15 +168,12 @@ fn open_node(
     engine: SharedEngine,
     log: Arc<dyn Log>,
 ) -> anyhow::Result<Node<SharedEngine>> {
-    let member =
-        |(node, address): &(NodeId, String)| Member { node: *node, peer_address: address.clone(), moved: false };
-    let own = founded.members.iter().find(|(node, _)| *node == founded.identity.node);
     let parts = NodeParts {
         engine,
         identity: founded.identity,
-        founders: founded.members.iter().map(member).collect(),
-        contacts: Vec::new(),
-        peer_address: own.map(|(_, address)| address.clone()).unwrap_or_default(),
+        founders: founded.founders.clone(),
+        contacts: founded.contacts.clone(),
+        peer_address: founded.peer_address.clone(),
         limits: node_limits(config, &*log),
         facts: facts(config, dir, founded),
         host: Box::new(Process::new(log.clone(), config.log_segment_bytes as u64)),
@@ -163,7 +184,7 @@ fn open_node(
 }
 
 /// The connections with the other members.
-fn open_rpc(config: &Config, founded: &Founded, log: &dyn Log) -> anyhow::Result<Rpc<Front>> {
+fn open_rpc(config: &Config, founded: &Founded, log: &dyn Log) -> anyhow::Result<(Rpc<Front>, PeerAdmission)> {
     let mut rpc_config = dstore_rpc::Config::new(founded.identity, founded.secret.clone());
     // The largest message carries the largest entry; and what consensus keeps in flight must find room, since a message
     // that is dropped is one to be sent again.
@@ -173,11 +194,9 @@ fn open_rpc(config: &Config, founded: &Founded, log: &dyn Log) -> anyhow::Result
     limits.oneway_backlog_bytes_max = dstore_raft::Config::default().inflight_bytes_max as usize + body_bytes_max;
     limits.output_bytes_max = limits.oneway_backlog_bytes_max + config.inflight_bytes_max + body_bytes_max;
     limits.request_bytes_inflight_max = limits.request_bytes_inflight_max.max(2 * body_bytes_max);
-    let admission = Admission::new(
-        founded.members.len() * limits.requests_inflight_max,
-        founded.members.len() * limits.request_bytes_inflight_max,
-    );
-    Ok(Rpc::new(rpc_config, admission, random::bytes()?, Instant::now()))
+    limits.stream_window_bytes = STREAM_WINDOW_BYTES;
+    let admission = PeerAdmission::new(limits.requests_inflight_max, limits.request_bytes_inflight_max);
+    Ok((Rpc::new(rpc_config, admission.shared(), random::bytes()?, Instant::now()), admission))
 }
 
 /// A port that is taken should be told at once, not after the data was opened and the log replayed.
@@ -217,6 +236,7 @@ fn node_limits(config: &Config, log: &dyn Log) -> NodeLimits {
         lease: config.cluster.lease(),
         lease_reads: config.cluster.reads == Reads::Lease,
         follower_reads: config.cluster.follower_reads,
+        voters_max: config.cluster.voters_max,
         disk_stall: config.disk_stall,
         ..NodeLimits::default()
     }

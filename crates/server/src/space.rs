@@ -1,6 +1,6 @@
 //! Room on the disk: how much is left, and a ballast that is thrown overboard when nearly nothing is.
 //!
-//! A thread looks once a second, because a filesystem may take its time to answer, and tells the loop ([`Mail::Space`]);
+//! A thread looks once a second, more often where there is not much, because a filesystem may take its time to answer, and tells the loop ([`Mail::Space`]);
 //! what follows is the core's to decide (`dstore_node::Space`).
 //!
 //! ```text
@@ -30,12 +30,17 @@ use dstore_storage::Log;
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use crate::front::Mail;
+use crate::reclaim::Reclaimer;
 
 /// Name of the ballast, in the data directory.
 const BALLAST: &str = "BALLAST";
 
 /// How often the thread looks.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// The same where there is so little room that it may be gone within a second.
+const INTERVAL_NEAR: Duration = Duration::from_millis(100);
+/// So little is this many times what counts as low.
+const NEAR: u64 = 8;
 /// How soon a ballast that could not be made is tried again.
 const BALLAST_AGAIN: Duration = Duration::from_secs(60);
 
@@ -211,6 +216,11 @@ impl Watch {
         Ok(Watch { places, ballast, log, complained: false })
     }
 
+    /// Whether room may be short before a second has passed.
+    fn is_near(&self, free_bytes: u64) -> bool {
+        self.places.iter().any(|place| free_bytes / NEAR < place.marks.low)
+    }
+
     /// Looks, and does what has to be done about the ballast. Gives the level, and the room where there is least.
     pub fn look(&mut self, now: Instant) -> (Space, u64) {
         let mut least = u64::MAX;
@@ -245,7 +255,11 @@ impl Watch {
 }
 
 /// Size of a filesystem, and what this process may still write there.
-fn measure(path: &Path) -> io::Result<(u64, u64)> {
+///
+/// # Errors
+///
+/// It does not tell.
+pub fn measure(path: &Path) -> io::Result<(u64, u64)> {
     let figures = statvfs(path)?;
     Ok((figures.f_blocks.saturating_mul(figures.f_frsize), figures.f_bavail.saturating_mul(figures.f_frsize)))
 }
@@ -269,21 +283,24 @@ impl Watcher {
     /// # Errors
     ///
     /// The system has no thread to give.
-    pub fn start(watch: Watch, mailbox: Mailbox<Mail>) -> io::Result<Watcher> {
+    pub fn start(watch: Watch, reclaimer: Reclaimer, mailbox: Mailbox<Mail>) -> io::Result<Watcher> {
         let (alive, end) = sync_channel(0);
-        let work = move || watch_until(watch, &end, &mailbox);
+        let work = move || watch_until(watch, reclaimer, &end, &mailbox);
         std::thread::Builder::new().name("space".to_owned()).spawn(work)?;
         Ok(Watcher { _alive: alive })
     }
 }
 
-fn watch_until(mut watch: Watch, end: &Receiver<()>, mailbox: &Mailbox<Mail>) {
+fn watch_until(mut watch: Watch, mut reclaimer: Reclaimer, end: &Receiver<()>, mailbox: &Mailbox<Mail>) {
     loop {
-        let (level, free_bytes) = watch.look(Instant::now());
+        let now = Instant::now();
+        let (level, free_bytes) = watch.look(now);
+        reclaimer.note(now, level);
         if mailbox.post(Mail::Space(level, free_bytes)).is_err() {
             return;
         }
-        if !matches!(end.recv_timeout(INTERVAL), Err(RecvTimeoutError::Timeout)) {
+        let interval = if watch.is_near(free_bytes) { INTERVAL_NEAR } else { INTERVAL };
+        if !matches!(end.recv_timeout(interval), Err(RecvTimeoutError::Timeout)) {
             return;
         }
     }

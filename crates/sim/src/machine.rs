@@ -246,6 +246,8 @@ impl Machine {
         }
         let peers = self.peers(settings);
         let carrier = Carrier::new(settings.chunk_bytes);
+        // What the user said of others' moves was said once.
+        self.contacts.iter_mut().for_each(|contact| contact.moved = false);
         self.process = Some(Process::new(core, peers, self.log.clone(), carrier, self.name()));
         Ok(())
     }

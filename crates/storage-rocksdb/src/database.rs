@@ -11,7 +11,7 @@ use crate::options::{RocksOptions, rocksdb_options};
 use crate::{EngineError, classify, place, stage};
 
 /// The column family of everything.
-const DATA: &str = "data";
+pub(crate) const DATA: &str = "data";
 
 /// An open database. It is closed when the last who shares it is gone.
 pub(crate) struct Database {

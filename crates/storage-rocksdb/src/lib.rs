@@ -28,11 +28,13 @@ mod engine;
 mod options;
 mod owned;
 mod place;
+mod reclaim;
 mod stage;
 mod view;
 
 pub use engine::RocksEngine;
 pub use options::RocksOptions;
+pub use reclaim::Reclaimed;
 pub use view::RocksView;
 
 pub(crate) use dstore_storage::EngineError;

@@ -7,7 +7,7 @@ use std::path::Path;
 use dstore_storage::suite::engine::{Harness, all};
 use dstore_storage::suite::snapshot;
 use dstore_storage::{Bytes, Direction, Engine, EngineError, Reader, WriteOp};
-use dstore_storage_rocksdb::{RocksEngine, RocksOptions, RocksView};
+use dstore_storage_rocksdb::{Reclaimed, RocksEngine, RocksOptions, RocksView};
 use tempfile::TempDir;
 
 fn options() -> RocksOptions {
@@ -308,4 +308,49 @@ fn a_view_shows_what_was_persisted_and_changes_nothing() {
         Err(EngineError::UnknownFormat { .. })
     ));
     assert!(!scratch.path().join("none").exists());
+}
+
+#[test]
+fn what_was_removed_is_taken_back_only_if_what_is_left_fits_beside_it() {
+    let dir = TempDir::new().unwrap();
+    let engine = open(&dir.path().join("data")).unwrap();
+    let mut state = 1_u64;
+    let mut value = || -> Vec<u8> {
+        let next = |_| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        };
+        (0..100_000).map(next).collect()
+    };
+    let fill = |value: &mut dyn FnMut() -> Vec<u8>| {
+        for n in 0..200 {
+            while let Err(EngineError::Busy(_)) = engine.write(&[put(&format!("k{n:04}"), &value())]) {
+                engine.flush().unwrap();
+            }
+        }
+        engine.flush().unwrap();
+    };
+    let plenty = 1 << 30;
+    fill(&mut value);
+    let before = engine.stats().disk_bytes;
+    assert!(before > 19_000_000, "{before}");
+    assert!(matches!(engine.reclaim(plenty).unwrap(), Reclaimed::Nothing));
+    engine.hold_compactions(true).unwrap();
+    // All but the first few are removed: one by one, then by a range.
+    for round in 0..2 {
+        match round {
+            0 => (5..200).for_each(|n| {
+                engine.write(&[WriteOp::Delete { key: Bytes::from(format!("k{n:04}")) }]).unwrap();
+            }),
+            _ => engine.write(&[WriteOp::DeleteRange { start: "k0005".into(), end: "l".into() }]).unwrap(),
+        }
+        engine.flush().unwrap();
+        assert!(matches!(engine.reclaim(1 << 20).unwrap(), Reclaimed::NoRoom { .. }), "round {round}");
+        let reclaimed = engine.reclaim(plenty).unwrap();
+        assert!(matches!(reclaimed, Reclaimed::Bytes(bytes) if bytes > 10_000_000), "round {round}: {reclaimed:?}");
+        assert!(engine.stats().disk_bytes < 4_000_000, "round {round}: {}", engine.stats().disk_bytes);
+        assert!(engine.get(b"k0004").unwrap().is_some() && engine.get(b"k0005").unwrap().is_none());
+        fill(&mut value);
+    }
+    engine.hold_compactions(false).unwrap();
 }

@@ -343,6 +343,32 @@ impl Cluster {
         }
     }
 
+    /// The faults that a node's disk can be given.
+    ///
+    /// # Panics
+    ///
+    /// When the cluster was planned without watched directories.
+    pub fn power(&self, node: usize) -> &PowerLoss {
+        self.members[node].power.as_ref().expect("the cluster was planned with watched directories")
+    }
+
+    /// A field of what a node says of itself in a section of INFO; nothing when it does not answer.
+    pub fn info(&self, node: usize, section: &str, field: &str) -> Option<String> {
+        let mut client = self.dialer().connect(self.members[node].address, TELL_WITHIN).ok()?;
+        let Reply::Bulk(text) = client.call(&[b"INFO", section.as_bytes()]).ok()? else { return None };
+        let text = String::from_utf8_lossy(&text);
+        text.lines().find_map(|line| line.trim_end().strip_prefix(field)?.strip_prefix(':')).map(str::to_owned)
+    }
+
+    /// Waits until a node that goes down by itself has ended, and gives its exit code.
+    ///
+    /// # Panics
+    ///
+    /// When it is down already, or does not end.
+    pub fn wait_ended(&mut self, node: usize) -> Option<i32> {
+        self.members[node].server.take().unwrap_or_else(|| panic!("node {node} is down")).wait().code()
+    }
+
     /// kill -9, and then the power is cut: what was not synced is lost or torn.
     ///
     /// # Panics

@@ -6,6 +6,7 @@
 //! - [`namespaces`]: machines of a private network whose packets are dropped on demand.
 //! - [`client`]: a small Redis client that hides nothing; [`ports`]: where servers can listen again and again.
 //! - [`powerloss`]: what a power cut would have left of a killed process's files.
+//! - [`small_disk`]: a filesystem that a test can fill.
 //! - [`python`]: an interpreter with the packages that tests need.
 //!
 //! Read [`powerloss::PowerLoss`] and [`process::Server`] first. Functions here panic when the machine lacks something or
@@ -21,3 +22,4 @@ pub mod powerloss;
 pub mod process;
 pub mod python;
 pub mod scratch;
+pub mod small_disk;

@@ -413,7 +413,11 @@ fn keyspace_lines(report: &Report<'_>) -> Vec<String> {
 
 fn raft_lines(report: &Report<'_>) -> Vec<String> {
     let status = &report.status;
-    let mut lines = vec!["# Raft".to_owned(), format!("raft_node:{:016x}", status.node)];
+    let mut lines = vec![
+        "# Raft".to_owned(),
+        format!("raft_cluster:{}", status.cluster),
+        format!("raft_node:{:016x}", status.node),
+    ];
     if let Some(range) = status.user_range() {
         let leader = range.leader.map(|leader| format!("{leader:016x}")).unwrap_or_default();
         lines.extend([
@@ -432,7 +436,13 @@ fn raft_lines(report: &Report<'_>) -> Vec<String> {
     for (at, member) in status.members.iter().enumerate() {
         let (peer, client) = (&member.peer_address, &member.client_address);
         let part = member.part.name();
-        lines.push(format!("raft_member{at}:id={:016x},peer={peer},client={client},part={part}", member.node));
+        let snapshot = if member.is_receiving_snapshot { ",snapshot=1" } else { "" };
+        let leaving = if member.is_leaving { ",leaving=1" } else { "" };
+        let node = member.node;
+        lines
+            .push(format!("raft_member{at}:id={node:016x},peer={peer},client={client},part={part}{snapshot}{leaving}"));
     }
+    let removed: Vec<String> = status.removed.iter().map(|node| format!("{node:016x}")).collect();
+    lines.push(format!("raft_removed:{}", removed.join(",")));
     lines
 }

@@ -139,9 +139,9 @@ impl<E: Engine> Node<E> {
     ///
     /// The engine failed: the node must stop.
     pub fn handle_reply(&mut self, now: Now, token: u64, result: Result<Bytes, Status>) -> Result<(), NodeError> {
-        if self.greeting.remove(&token) {
+        if let Some(about) = self.greeting.remove(&token) {
             if let Ok(greeted) = GREET.decode_reply(result) {
-                self.greeted(&greeted);
+                self.greeted(about, &greeted);
             }
             return Ok(());
         }

@@ -10,8 +10,7 @@ pub use recovery::{RangeRecovery, Recovery, RecoveryError};
 
 use bytes::Bytes;
 use dstore_raft::{Configuration, EntryKind};
-use dstore_storage::layout::{key, local, system, tag};
-use dstore_storage::snapshot::Spans;
+use dstore_storage::layout::{local, system};
 use dstore_storage::{Direction, RangeId, Reader};
 use prost::Message as _;
 
@@ -64,20 +63,6 @@ impl Content {
 /// The ranges a node has.
 pub const RANGES: [RangeId; 2] = [SYSTEM_RANGE, USER_RANGE];
 
-/// Where everything is that a range replicates: its own records, and the part of the key space it holds.
-#[must_use]
-pub fn spans(range: RangeId) -> Spans {
-    let local = local::span(range);
-    let held = if range == SYSTEM_RANGE {
-        key::prefix_successor(&[tag::SYSTEM]).map(|end| vec![tag::SYSTEM]..end)
-    } else {
-        Some(key::user_span())
-    };
-    let spans = [Some(local), held].into_iter().flatten();
-    let spans = spans.map(|span| Bytes::from(span.start)..Bytes::from(span.end)).collect();
-    Spans::new(spans).expect("range-local keys are below system and user keys")
-}
-
 /// What the data says of a range itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeState {
@@ -115,17 +100,15 @@ pub struct NodeInfo {
     pub client_address: String,
     /// Its version.
     pub version: String,
-    /// When it was removed, in milliseconds since the Unix epoch; 0 while it is a member.
-    pub removed_at_ms: u64,
+    /// When it was removed from the cluster, in milliseconds since the Unix epoch; none while it is a member.
+    pub removed_at_ms: Option<u64>,
 }
 
 impl NodeInfo {
     /// Reads the value of a node's record; none if this is not one.
     #[must_use]
-    pub fn of(stored: &[u8]) -> Option<NodeInfo> {
-        let NodeRecord { node, incarnation, peer_address, client_address, version, removed_at_ms } =
-            NodeRecord::decode(stored).ok()?;
-        Some(NodeInfo { node, incarnation, peer_address, client_address, version, removed_at_ms })
+    pub fn of(stored: &Bytes) -> Option<NodeInfo> {
+        NodeRecord::decode(stored.clone()).ok().map(NodeInfo::from)
     }
 
     /// All nodes that the data knows.
@@ -134,15 +117,27 @@ impl NodeInfo {
     ///
     /// The data cannot be read.
     pub fn all(reader: &dyn Reader) -> Result<Vec<NodeInfo>, NodeError> {
-        let span = system::nodes_span();
-        let mut cursor = reader.scan(&span.start..&span.end, Direction::Forward)?;
-        let mut nodes = Vec::new();
-        while let Some((_, value)) = cursor.entry() {
-            nodes.extend(NodeInfo::of(value));
-            cursor.advance()?;
-        }
-        Ok(nodes)
+        Ok(node_records(reader)?.into_iter().map(NodeInfo::from).collect())
     }
+}
+
+impl From<NodeRecord> for NodeInfo {
+    fn from(record: NodeRecord) -> NodeInfo {
+        let NodeRecord { node, incarnation, peer_address, client_address, version, removed_at_ms } = record;
+        let removed_at_ms = (removed_at_ms != 0).then_some(removed_at_ms);
+        NodeInfo { node, incarnation, peer_address, client_address, version, removed_at_ms }
+    }
+}
+
+fn node_records(reader: &dyn Reader) -> Result<Vec<NodeRecord>, NodeError> {
+    let span = system::nodes_span();
+    let mut cursor = reader.scan(&span.start..&span.end, Direction::Forward)?;
+    let mut records = Vec::new();
+    while let Some((_, value)) = cursor.entry() {
+        records.extend(NodeRecord::decode(value).ok());
+        cursor.advance()?;
+    }
+    Ok(records)
 }
 
 #[cfg(test)]
@@ -158,15 +153,5 @@ mod tests {
         for kind in [0, 1, 3, 4, 255] {
             assert_eq!(Content::of(kind, &garbage).name(), "unreadable", "{kind}");
         }
-    }
-
-    #[test]
-    fn the_spans_of_a_range_hold_what_it_replicates() {
-        let user = spans(USER_RANGE);
-        assert!(user.contain(&key::encode(3, b"k")) && user.contain(&Applied::key(USER_RANGE)));
-        assert!(!user.contain(&system::node_key(1)) && !user.contain(&Applied::key(SYSTEM_RANGE)));
-        let system = spans(SYSTEM_RANGE);
-        assert!(system.contain(&system::node_key(u64::MAX)) && system.contain(&local::members_key(SYSTEM_RANGE)));
-        assert!(!system.contain(&key::encode(0, b"")));
     }
 }

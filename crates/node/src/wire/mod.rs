@@ -129,13 +129,13 @@ pub struct SnapshotOpening {
 /// What a node says to one that has just connected to it.
 #[derive(Clone, PartialEq, prost::Message)]
 pub(crate) struct Greeted {
+    /// The ranges that the answering node leads and that the removed node has left: the asking one, or the one that it
+    /// asked about.
+    #[prost(uint64, repeated, tag = "1")]
+    pub(crate) left: Vec<u64>,
     /// All nodes that the answering one knows.
     #[prost(message, repeated, tag = "2")]
     pub(crate) nodes: Vec<NodeRecord>,
-    /// The asking node was removed from the cluster, and of the ranges that the answering one leads these do not need it any
-    /// more.
-    #[prost(uint64, repeated, tag = "3")]
-    pub(crate) left: Vec<u64>,
 }
 
 /// That a node hands over its leadership of every range.
@@ -161,7 +161,7 @@ pub struct Administered {
     /// It has begun; ask again to hear of its end.
     #[prost(bool, tag = "4")]
     pub pending: bool,
-    /// To a node that joined: the members.
+    /// To a node that joined, and to whoever has one removed: the members.
     #[prost(message, repeated, tag = "5")]
     pub members: Vec<MemberAddress>,
     /// Names the comparison of replicas that was begun.

@@ -298,8 +298,20 @@ impl<A: Host> Rpc<A> {
         head: &M,
         trace: TraceId,
     ) -> Option<StreamId> {
+        self.open_stream_raw(now, node, method.number, method.encode(head), trace)
+    }
+
+    /// As [`Rpc::open_stream`], with what it begins with as bytes.
+    pub fn open_stream_raw(
+        &mut self,
+        now: Instant,
+        node: NodeId,
+        method: u32,
+        head: Bytes,
+        trace: TraceId,
+    ) -> Option<StreamId> {
         let key = self.peers.get(&node).map(|named| named.bulk)?;
-        self.with_channel(key, |channel| channel.open_stream(now, method.number, method.encode(head), trace))
+        self.with_channel(key, |channel| channel.open_stream(now, method, head, trace))
     }
 
     /// Bytes the stream takes now.

@@ -11,6 +11,8 @@ use super::resp::Client;
 /// What one node says.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct NodeInfo {
+    /// Its cluster's id; empty where it does not say.
+    pub cluster: String,
     /// Its id.
     pub node: String,
     /// Version of its binary.
@@ -35,7 +37,15 @@ pub struct NodeInfo {
     pub disk_stalled: bool,
     /// The nodes of the cluster.
     pub members: Vec<Member>,
+    /// Nodes that were, and were removed.
+    pub removed: Vec<String>,
 }
+
+/// The part of a node that votes, in INFO.
+pub const VOTER: &str = "voter";
+
+/// The part of one that has a copy and does not vote.
+pub const LEARNER: &str = "learner";
 
 /// A node of the cluster, as another one knows it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -46,6 +56,12 @@ pub struct Member {
     pub peer: String,
     /// Where clients reach it; empty where that is not known.
     pub client: String,
+    /// Its part in the range of user data: `voter`, `learner` or `none`.
+    pub part: String,
+    /// The one who says this is sending it a snapshot.
+    pub snapshot: bool,
+    /// It was removed, and goes as soon as no range counts on it.
+    pub leaving: bool,
 }
 
 impl NodeInfo {
@@ -86,7 +102,9 @@ impl NodeInfo {
         let number =
             |name: &str| word(name)?.parse::<u64>().with_context(|| format!("tells a {name} that is no number"));
         let members = (0..).map_while(|place| fields.get(&*format!("raft_member{place}")));
+        let removed = fields.get("raft_removed").copied().unwrap_or_default();
         Ok(NodeInfo {
+            cluster: fields.get("raft_cluster").copied().unwrap_or_default().to_owned(),
             node: (*node).to_owned(),
             version: word("dstore_version")?.to_owned(),
             role: word("raft_role")?.to_owned(),
@@ -100,6 +118,7 @@ impl NodeInfo {
             disk_space: fields.get("dstore_disk_space").copied().unwrap_or_default().to_owned(),
             disk_stalled: fields.get("dstore_disk_stalled") == Some(&"1"),
             members: members.map(|line| Member::parse(line)).collect::<Result<_, _>>()?,
+            removed: removed.split(',').filter(|id| is_node(id)).map(str::to_owned).collect(),
         })
     }
 }
@@ -110,12 +129,19 @@ fn is_node(id: &str) -> bool {
 }
 
 impl Member {
-    /// Reads `id=...,peer=...,client=...`.
+    /// Reads `id=...,peer=...,client=...,part=...` and what may follow. In older versions all vote.
     fn parse(line: &str) -> anyhow::Result<Member> {
         let fields: BTreeMap<&str, &str> = line.split(',').filter_map(|field| field.split_once('=')).collect();
         let field = |name: &str| fields.get(name).map(|value| (*value).to_owned());
         let node = field("id").with_context(|| format!("tells of a member without an id: {line}"))?;
-        Ok(Member { node, peer: field("peer").unwrap_or_default(), client: field("client").unwrap_or_default() })
+        Ok(Member {
+            node,
+            peer: field("peer").unwrap_or_default(),
+            client: field("client").unwrap_or_default(),
+            part: field("part").unwrap_or_else(|| VOTER.to_owned()),
+            snapshot: fields.contains_key("snapshot"),
+            leaving: fields.contains_key("leaving"),
+        })
     }
 
     /// Where to ask it. One that listens on all addresses is reached where its peers reach it.
@@ -159,6 +185,18 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_a_node_says_of_others_is_read() {
+        let more = text(1, "leader", Some(1), 120).replace("client=h2:7001", "client=h2:7001,part=learner,snapshot=1");
+        let more = more.replace("client=h3:7001", "client=h3:7001,part=voter,leaving=1");
+        let gone = "raft_removed:00000000000000aa,00000000000000ab\r\nraft_cluster:c\r\n";
+        let info = NodeInfo::parse(&format!("{more}{gone}")).unwrap();
+        let parts: Vec<_> =
+            info.members.iter().map(|member| (&*member.part, member.snapshot, member.leaving)).collect();
+        assert_eq!(parts, [("voter", false, false), ("learner", true, false), ("voter", false, true)]);
+        assert_eq!((info.removed.len(), &*info.removed[1], &*info.cluster), (2, "00000000000000ab", "c"));
+    }
+
+    #[test]
     fn another_server_is_none_of_ours() {
         let error = NodeInfo::parse("# Server\r\nredis_version:8.0.0\r\n").unwrap_err().to_string();
         assert_eq!(error, "is no dstore node");
@@ -168,8 +206,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_node_that_listens_everywhere_is_reached_where_its_peers_reach_it() {
-        let member =
-            |peer: &str, client: &str| Member { node: String::new(), peer: peer.into(), client: client.into() };
+        let member = |peer: &str, client: &str| Member::parse(&format!("id=,peer={peer},client={client}")).unwrap();
         assert_eq!(member("10.0.0.2:7101", "0.0.0.0:7001").address().unwrap(), "10.0.0.2:7001");
         assert_eq!(member("[fd00::2]:7101", "[::]:7001").address().unwrap(), "[fd00::2]:7001");
         assert_eq!(member("10.0.0.2:7101", "10.1.0.2:7001").address().unwrap(), "10.1.0.2:7001");

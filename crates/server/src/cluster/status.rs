@@ -1,16 +1,13 @@
 //! All nodes of a cluster in one table, and a verdict.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
-use std::time::Duration;
 
 use anyhow::bail;
 use serde::Serialize;
 
-use super::info::{Member, NodeInfo};
-
-/// How long a node may take to answer. Longer than any pause that is worth calling healthy.
-const TIMEOUT: Duration = Duration::from_secs(2);
+use super::gathering;
+use super::info::{LEARNER, Member, NodeInfo, VOTER};
 
 /// Entries that a healthy node may be behind.
 const LAG_MAX: u64 = 1000;
@@ -24,7 +21,7 @@ pub struct ClusterStatus {
     pub summary: String,
     /// The leader that a majority follows.
     pub leader: Option<String>,
-    /// The nodes, in the order of the cluster's founding.
+    /// The nodes, in the order of their ids.
     pub nodes: Vec<NodeStatus>,
 }
 
@@ -47,6 +44,8 @@ pub struct NodeStatus {
     pub node: String,
     /// Where it was asked, or would have been.
     pub address: String,
+    /// Its part: `voter`, `learner` or `none`.
+    pub part: String,
     /// `ok`, or what is wrong.
     pub state: String,
     /// Entries decided in the cluster that it has not applied.
@@ -58,41 +57,50 @@ pub struct NodeStatus {
 /// What came of asking a node.
 #[derive(Clone, Debug)]
 pub struct Asked {
-    /// The node, as the others know it.
-    pub member: Member,
-    /// Where it was asked.
+    /// The node.
+    pub node: String,
+    /// Where it was asked, or would have been.
     pub address: String,
     /// What it said, or why it did not.
     pub answer: Result<NodeInfo, String>,
 }
 
 impl ClusterStatus {
-    /// Asks the first of `addresses` that answers for the members of its cluster, and then each of those.
+    /// Asks the nodes at `addresses`, and all that any of them names.
     ///
     /// # Errors
     ///
     /// None of them answers.
     pub fn gather(addresses: &[String], password: Option<&str>) -> anyhow::Result<ClusterStatus> {
-        let mut silent = BTreeMap::new();
-        for address in addresses {
-            match NodeInfo::ask(address, password, TIMEOUT) {
-                Ok(first) => return Ok(judge(&ask_all(address, first, password, &silent))),
-                Err(error) => drop(silent.insert(address.clone(), brief(&error))),
-            }
+        let gathered = gathering::gather(addresses, password);
+        if gathered.nodes.is_empty() {
+            bail!("no node answers: {}", gathered.silent.join("; "));
         }
-        let each: Vec<String> = silent.iter().map(|(address, why)| format!("{address}: {why}")).collect();
-        bail!("no node answers: {}", each.join("; "))
+        Ok(judge(&gathered.nodes))
+    }
+
+    /// The same, where the addresses are but guesses: the first that answers is meant, the others may be of other clusters.
+    ///
+    /// # Errors
+    ///
+    /// None of them answers.
+    pub fn gather_from_first(addresses: &[String], password: Option<&str>) -> anyhow::Result<ClusterStatus> {
+        match gathering::first(addresses, password) {
+            Some(first) => ClusterStatus::gather(&[first], password),
+            None => ClusterStatus::gather(addresses, password),
+        }
     }
 
     /// The table and the verdict, as text.
     pub fn table(&self) -> String {
-        let head = ["node", "address", "role", "term", "commit", "applied", "lag", "state"].map(str::to_owned);
+        let head = ["node", "address", "part", "role", "term", "commit", "applied", "lag", "state"].map(str::to_owned);
         let mut rows = vec![head];
         for node in &self.nodes {
             let told = |get: fn(&NodeInfo) -> String| node.info.as_ref().map_or("-".to_owned(), get);
             rows.push([
                 node.node.clone(),
                 node.address.clone(),
+                node.part.clone(),
                 told(|info| info.role.clone()),
                 told(|info| info.term.to_string()),
                 told(|info| info.commit.to_string()),
@@ -122,51 +130,13 @@ pub fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     text
 }
 
-/// Asks all members at the same time: one that hangs holds up no other. Those that were silent before are not waited for
-/// again.
-fn ask_all(address: &str, first: NodeInfo, password: Option<&str>, silent: &BTreeMap<String, String>) -> Vec<Asked> {
-    let members = first.members.clone();
-    if members.is_empty() {
-        let member = Member { node: first.node.clone(), peer: String::new(), client: address.to_owned() };
-        return vec![Asked { member, address: address.to_owned(), answer: Ok(first) }];
-    }
-    std::thread::scope(|scope| {
-        let ask = |member: Member| {
-            if member.node == first.node {
-                return Asked { member, address: address.to_owned(), answer: Ok(first.clone()) };
-            }
-            let Some(address) = member.address() else {
-                let why = "its client address is not known".to_owned();
-                return Asked { address: member.peer.clone(), member, answer: Err(why) };
-            };
-            let answer = match silent.get(&address) {
-                Some(why) => Err(why.clone()),
-                None => NodeInfo::ask(&address, password, TIMEOUT).map_err(|error| brief(&error)),
-            };
-            let answer = answer.and_then(|info| match info.node == member.node {
-                true => Ok(info),
-                false => Err(format!("another node answers there: {}", info.node)),
-            });
-            Asked { member, address, answer }
-        };
-        let asked: Vec<_> = members.into_iter().map(|member| scope.spawn(move || ask(member))).collect();
-        asked.into_iter().filter_map(|thread| thread.join().ok()).collect()
-    })
-}
-
-/// An error without the number that the system has for it.
-fn brief(error: &anyhow::Error) -> String {
-    let text = format!("{error:#}");
-    match text.split_once(" (os error") {
-        Some((words, _)) => words.to_owned(),
-        None => text,
-    }
-}
-
 /// How a cluster stands whose nodes answered so.
 pub fn judge(asked: &[Asked]) -> ClusterStatus {
-    let answers = || asked.iter().filter_map(|asked| asked.answer.as_ref().ok());
-    let majority = asked.len() / 2 + 1;
+    let scene = Scene::of(asked);
+    let nodes: Vec<&Asked> = asked.iter().filter(|asked| scene.shows(asked)).collect();
+    let voters: Vec<&Asked> = nodes.iter().copied().filter(|asked| scene.part(&asked.node) == VOTER).collect();
+    let answers = || voters.iter().filter_map(|asked| asked.answer.as_ref().ok());
+    let majority = voters.len() / 2 + 1;
     // A leader counts when it says itself that it leads, and a majority, itself included, follows it in its term.
     let mut followed: BTreeMap<(u64, &str), usize> = BTreeMap::new();
     for info in answers() {
@@ -179,43 +149,93 @@ pub fn judge(asked: &[Asked]) -> ClusterStatus {
     };
     let quorum = followed.iter().rev().find(|(leader, count)| **count >= majority && leads(**leader));
     let leader = quorum.map(|((term, node), _)| (*term, (*node).to_owned()));
-    let commit = answers().map(|info| info.commit).max().unwrap_or(0);
-    let nodes: Vec<NodeStatus> = asked.iter().map(|asked| node_status(asked, leader.as_ref(), commit)).collect();
+    let nodes: Vec<NodeStatus> = nodes.iter().map(|asked| scene.status(asked, leader.as_ref())).collect();
 
     let well = nodes.iter().filter(|node| node.state == "ok").count();
-    let (all, answering) = (nodes.len(), answers().count());
+    let (all, voting, answering) = (nodes.len(), voters.len(), answers().count());
+    let who = if voting == all { "nodes" } else { "voters" };
     let (verdict, summary) = match &leader {
-        Some(_) if well == all => (Verdict::Healthy, format!("healthy: {well} of {all}")),
+        Some(_) if well == all && voting == all => (Verdict::Healthy, format!("healthy: {well} of {all}")),
+        Some(_) if well == all => (Verdict::Healthy, format!("healthy: {well} of {all}, {voting} of them vote")),
         Some(_) => (Verdict::Degraded, format!("degraded: {well} of {all} nodes are well; the cluster serves")),
         None if answering >= majority => (
             Verdict::NoQuorum,
-            format!("no quorum: {answering} of {all} nodes answer, but no majority follows one leader"),
+            format!("no quorum: {answering} of {voting} {who} answer, but no majority follows one leader"),
         ),
-        None => (Verdict::NoQuorum, format!("no quorum: {answering} of {all} nodes answer, {majority} are needed")),
+        None => (Verdict::NoQuorum, format!("no quorum: {answering} of {voting} {who} answer, {majority} are needed")),
     };
     ClusterStatus { verdict, summary, leader: leader.map(|(_, node)| node), nodes }
 }
 
-fn node_status(asked: &Asked, leader: Option<&(u64, String)>, commit: u64) -> NodeStatus {
-    let lag = asked.answer.as_ref().ok().map(|info| commit.saturating_sub(info.applied));
-    let state = match &asked.answer {
-        Err(why) => format!("does not answer: {why}"),
-        Ok(info) if info.leader.is_none() => "knows no leader".to_owned(),
-        Ok(info) if leader.is_some_and(|(term, node)| info.leader.as_ref() != Some(node) || info.term != *term) => {
-            "follows another leader".to_owned()
+/// What all nodes together say of each of them.
+struct Scene<'a> {
+    /// Of those that answer, the one that knows best who is a member: the leader of the highest term, or who is furthest.
+    best: Option<&'a NodeInfo>,
+    /// Known to be members no more.
+    removed: BTreeSet<&'a str>,
+    /// Decided in the cluster.
+    commit: u64,
+}
+
+impl<'a> Scene<'a> {
+    fn of(asked: &'a [Asked]) -> Scene<'a> {
+        let answers = || asked.iter().filter_map(|asked| asked.answer.as_ref().ok());
+        Scene {
+            best: answers().max_by_key(|info| (info.role == "leader", info.term, info.applied)),
+            removed: answers().flat_map(|info| &info.removed).map(String::as_str).collect(),
+            commit: answers().map(|info| info.commit).max().unwrap_or(0),
         }
-        Ok(info) if info.disk_stalled => "disk stands still".to_owned(),
-        Ok(info) if info.disk_space == "low" => "disk nearly full".to_owned(),
-        Ok(info) if info.disk_space == "critical" => "disk full".to_owned(),
-        Ok(_) if lag.is_some_and(|lag| lag > LAG_MAX) => "catching up".to_owned(),
-        Ok(_) => "ok".to_owned(),
-    };
-    NodeStatus {
-        node: asked.member.node.clone(),
-        address: asked.address.clone(),
-        state,
-        lag,
-        info: asked.answer.as_ref().ok().cloned(),
+    }
+
+    /// Of nodes that were removed, those that run still.
+    fn shows(&self, asked: &Asked) -> bool {
+        asked.answer.is_ok() || !self.removed.contains(&*asked.node)
+    }
+
+    /// A node as the one knows it who knows best.
+    fn member(&self, node: &str) -> Option<&Member> {
+        self.best?.members.iter().find(|member| member.node == node)
+    }
+
+    fn part(&self, node: &str) -> &str {
+        match self.member(node) {
+            Some(member) => &member.part,
+            // A cluster of one, before it has written itself down.
+            None if self.best.is_some_and(|best| best.members.is_empty()) => VOTER,
+            None => "none",
+        }
+    }
+
+    fn status(&self, asked: &Asked, leader: Option<&(u64, String)>) -> NodeStatus {
+        let lag = asked.answer.as_ref().ok().map(|info| self.commit.saturating_sub(info.applied));
+        let member = self.member(&asked.node);
+        let part = self.part(&asked.node);
+        let is = |what: fn(&Member) -> bool| member.is_some_and(what);
+        let state = match &asked.answer {
+            _ if self.removed.contains(&*asked.node) => "removed".to_owned(),
+            Err(why) if is(|member| member.leaving) => format!("leaving; does not answer: {why}"),
+            Err(why) => format!("does not answer: {why}"),
+            Ok(_) if is(|member| member.leaving) => "leaving".to_owned(),
+            Ok(_) if is(|member| member.snapshot) => "catching up by snapshot".to_owned(),
+            Ok(_) if part != VOTER && part != LEARNER => "joining".to_owned(),
+            Ok(info) if info.leader.is_none() => "knows no leader".to_owned(),
+            Ok(info) if leader.is_some_and(|(term, node)| info.leader.as_ref() != Some(node) || info.term != *term) => {
+                "follows another leader".to_owned()
+            }
+            Ok(info) if info.disk_stalled => "disk stands still".to_owned(),
+            Ok(info) if info.disk_space == "low" => "disk nearly full".to_owned(),
+            Ok(info) if info.disk_space == "critical" => "disk full".to_owned(),
+            Ok(_) if lag.is_some_and(|lag| lag > LAG_MAX) => "catching up".to_owned(),
+            Ok(_) => "ok".to_owned(),
+        };
+        NodeStatus {
+            node: asked.node.clone(),
+            address: asked.address.clone(),
+            part: part.to_owned(),
+            state,
+            lag,
+            info: asked.answer.as_ref().ok().cloned(),
+        }
     }
 }
 
@@ -231,12 +251,11 @@ mod tests {
     fn cluster(nodes: [Says; 3]) -> Vec<Asked> {
         let asked = |(place, node): (usize, Says)| {
             let id = place as u64 + 1;
-            let member = Member { node: format!("{id:016x}"), peer: String::new(), client: format!("h{id}:7001") };
             let answer = match node {
                 Some((role, leader, applied)) => Ok(NodeInfo::parse(&text(id, role, leader, applied)).unwrap()),
                 None => Err("Connection refused".to_owned()),
             };
-            Asked { address: member.client.clone(), member, answer }
+            Asked { node: format!("{id:016x}"), address: format!("h{id}:7001"), answer }
         };
         nodes.into_iter().enumerate().map(asked).collect()
     }
@@ -249,10 +268,10 @@ mod tests {
         let status = judge(&cluster([LEADER, FOLLOWER, FOLLOWER]));
         assert_eq!(status.verdict, Verdict::Healthy);
         let expected = "\
-node              address  role      term  commit  applied  lag  state
-0000000000000001  h1:7001  leader    3     5000    5000     0    ok
-0000000000000002  h2:7001  follower  3     4999    4999     1    ok
-0000000000000003  h3:7001  follower  3     4999    4999     1    ok
+node              address  part   role      term  commit  applied  lag  state
+0000000000000001  h1:7001  voter  leader    3     5000    5000     0    ok
+0000000000000002  h2:7001  voter  follower  3     4999    4999     1    ok
+0000000000000003  h3:7001  voter  follower  3     4999    4999     1    ok
 
 healthy: 3 of 3
 ";
@@ -287,6 +306,51 @@ healthy: 3 of 3
         assert_eq!(with(|info| info.disk_space = "low".to_owned()), degraded("disk nearly full"));
         assert_eq!(with(|info| info.disk_space = "critical".to_owned()), degraded("disk full"));
         assert_eq!(with(|info| info.disk_stalled = true), degraded("disk stands still"));
+    }
+
+    /// The same, and what the leader says of node 3.
+    fn with_third(third: Says, is: &str, removed: &str) -> ClusterStatus {
+        let said = text(1, "leader", Some(1), 5000).replace("client=h3:7001", &format!("client=h3:7001{is}"));
+        let mut asked = cluster([LEADER, FOLLOWER, third]);
+        asked[0].answer =
+            NodeInfo::parse(&format!("{said}raft_removed:{removed}\r\n")).map_err(|error| error.to_string());
+        judge(&asked)
+    }
+
+    #[test]
+    fn learners_stand_by_and_do_not_count_for_a_majority() {
+        let well = with_third(FOLLOWER, ",part=learner", "");
+        assert_eq!((well.verdict, &*well.summary), (Verdict::Healthy, "healthy: 3 of 3, 2 of them vote"));
+        assert_eq!((&*well.nodes[2].part, &*well.nodes[2].state), ("learner", "ok"));
+        let mut asked = cluster([LEADER, None, FOLLOWER]);
+        let said = text(1, "leader", Some(1), 5000).replace("client=h3:7001", "client=h3:7001,part=learner");
+        asked[0].answer = NodeInfo::parse(&said).map_err(|error| error.to_string());
+        assert_eq!(judge(&asked).summary, "no quorum: 1 of 2 voters answer, 2 are needed");
+    }
+
+    #[test]
+    fn who_comes_and_who_goes_is_seen() {
+        let state = |status: &ClusterStatus| (status.verdict, status.nodes[2].state.clone());
+        let degraded = |state: &str| (Verdict::Degraded, state.to_owned());
+        assert_eq!(state(&with_third(FOLLOWER, ",part=none", "")), degraded("joining"));
+        let snapshot = with_third(FOLLOWER, ",part=learner,snapshot=1", "");
+        assert_eq!(state(&snapshot), degraded("catching up by snapshot"));
+        assert_eq!(state(&with_third(FOLLOWER, ",part=voter,leaving=1", "")), degraded("leaving"));
+        let dead = "leaving; does not answer: Connection refused";
+        assert_eq!(state(&with_third(None, ",part=voter,leaving=1", "")), degraded(dead));
+    }
+
+    #[test]
+    fn a_removed_node_is_shown_only_while_it_runs() {
+        let gone = |third| {
+            let mut asked = cluster([LEADER, FOLLOWER, third]);
+            let info = asked[0].answer.as_mut().unwrap();
+            info.members.pop();
+            info.removed = vec!["0000000000000003".to_owned()];
+            judge(&asked)
+        };
+        assert_eq!(gone(None).summary, "healthy: 2 of 2");
+        assert_eq!(gone(FOLLOWER).nodes[2].state, "removed");
     }
 
     #[test]

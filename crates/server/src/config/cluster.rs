@@ -13,20 +13,25 @@ use dstore_net::Target;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::{Settings, ms_in};
+use super::{ByteSize, Settings, ms_in};
 
 /// Nodes that may found a cluster together: each write goes to all of them, and more than four failures at once are
 /// answered with backups rather than voters.
 const PEERS_MAX: usize = 9;
+
+/// With less, a snapshot of a few gigabytes would take days, during which its view keeps files from being removed.
+const SNAPSHOT_BYTES_PER_SECOND_MIN: ByteSize = ByteSize(64 << 10);
 
 /// What a node knows of its cluster from its settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ClusterConfig {
     /// Addresses of all founding nodes in their common order; empty where none were given.
     pub peers: Vec<PeerAddress>,
-    /// Which of them is this node's, if it was told; one of `peers`.
+    /// Members of a cluster that a new node asks to take it in; empty where none were given, or only this node itself.
+    pub join: Vec<PeerAddress>,
+    /// Where this node listens for its peers, if it was told; one of `peers` where those were given.
     pub peer_listen: Option<PeerAddress>,
-    /// Where the cluster's secret is; there when `peers` are.
+    /// Where the cluster's secret is; there when `peers`, `join` or `peer_listen` are.
     pub secret_file: Option<PathBuf>,
     /// How long a command may wait for a leader and a quorum.
     pub request_timeout: Duration,
@@ -36,9 +41,12 @@ pub struct ClusterConfig {
     pub reads: Reads,
     /// Whether followers serve reads.
     pub follower_reads: bool,
+    /// Nodes that vote; more stand by.
+    pub voters_max: usize,
+    /// How fast a snapshot may be sent; 0 for as fast as it goes.
+    pub snapshot_bytes_per_second: u64,
 }
 
-#[allow(dead_code)] // read by the driver of the peers
 impl ClusterConfig {
     /// How often a leader proves that it lives: ten times before it is given up.
     pub fn heartbeat_interval(&self) -> Duration {
@@ -52,30 +60,47 @@ impl ClusterConfig {
     }
 
     pub(super) fn resolve(settings: &Settings) -> anyhow::Result<ClusterConfig> {
-        let peers =
-            settings.peers.iter().flatten().map(|text| text.parse()).collect::<Result<Vec<PeerAddress>, _>>()?;
-        if settings.peers.is_some() && peers.is_empty() {
-            bail!("peers is empty: leave it out, or name all nodes of the cluster");
-        }
+        let peers = addresses("peers", settings.peers.as_deref())?;
         if peers.len() > PEERS_MAX {
             bail!("peers names {} nodes; a cluster is founded by at most {PEERS_MAX}", peers.len());
         }
-        let mut distinct = BTreeSet::new();
-        if let Some(twice) = peers.iter().find(|peer| !distinct.insert(*peer)) {
-            bail!("peers names {twice} twice");
+        let mut join = addresses("join", settings.join.as_deref())?;
+        if !peers.is_empty() && !join.is_empty() {
+            bail!("peers and join contradict each other: peers found a new cluster, join is for one that exists");
         }
         let peer_listen = settings.peer_listen.as_deref().map(str::parse::<PeerAddress>).transpose()?;
-        if let Some(own) = peer_listen.as_ref().filter(|own| !peers.contains(own)) {
+        if let Some(own) = peer_listen.as_ref().filter(|own| !peers.is_empty() && !peers.contains(own)) {
             bail!("peer_listen {own} is not among the peers: they name all nodes, this one included");
         }
+        if !join.is_empty() {
+            let Some(own) = &peer_listen else {
+                bail!("join needs an address where the members reach this node: give --peer-listen HOST:PORT");
+            };
+            join.retain(|member| member != own);
+            if join.is_empty() {
+                bail!("join names this node itself: name a member of the cluster");
+            }
+        }
         let secret_file = settings.cluster_secret_file.clone();
-        if !peers.is_empty() && secret_file.is_none() {
+        if secret_file.is_none() && (!peers.is_empty() || peer_listen.is_some()) {
             bail!(
                 "peers need a secret that all of them share: give --cluster-secret-file FILE ({HOW_TO_MAKE_A_SECRET})"
             );
         }
+        let voters_max = settings.voters_max.unwrap_or(3);
+        if !(1..=PEERS_MAX).contains(&voters_max) {
+            bail!("voters_max is {voters_max}; it must be between 1 and {PEERS_MAX}");
+        }
+        let pace = settings.snapshot_bytes_per_second.unwrap_or(ByteSize(64 << 20));
+        if (1..SNAPSHOT_BYTES_PER_SECOND_MIN.0).contains(&pace.0) {
+            bail!(
+                "snapshot_bytes_per_second is {pace}; it must be 0, for as fast as it goes, or at least \
+                 {SNAPSHOT_BYTES_PER_SECOND_MIN}"
+            );
+        }
         Ok(ClusterConfig {
             peers,
+            join,
             peer_listen,
             secret_file,
             request_timeout: ms_in("request_timeout_ms", settings.request_timeout_ms, 5000, 100, 600_000)?,
@@ -83,7 +108,23 @@ impl ClusterConfig {
             election_timeout: ms_in("election_timeout_ms", settings.election_timeout_ms, 700, 100, 60_000)?,
             reads: settings.reads.unwrap_or(Reads::Lease),
             follower_reads: settings.follower_reads.unwrap_or(false),
+            voters_max,
+            snapshot_bytes_per_second: pace.0,
         })
+    }
+}
+
+/// The addresses of a setting that was given, each there once.
+fn addresses(name: &str, given: Option<&[String]>) -> anyhow::Result<Vec<PeerAddress>> {
+    let Some(given) = given else { return Ok(Vec::new()) };
+    let addresses = given.iter().map(|text| text.parse()).collect::<Result<Vec<PeerAddress>, _>>()?;
+    if addresses.is_empty() {
+        bail!("{name} is empty: leave it out, or name nodes of the cluster");
+    }
+    let mut distinct = BTreeSet::new();
+    match addresses.iter().find(|address| !distinct.insert(*address)) {
+        Some(twice) => bail!("{name} names {twice} twice"),
+        None => Ok(addresses),
     }
 }
 
@@ -100,7 +141,6 @@ pub struct PeerAddress {
 
 impl PeerAddress {
     /// The way to it.
-    #[allow(dead_code)] // taken by the driver of the peers
     pub fn target(&self) -> Target {
         Target::Name(self.host.clone(), self.port)
     }
@@ -266,14 +306,23 @@ mod tests {
         refused("peers = []", "peers is empty");
         refused("peers = [\"a:1\", \"a:1\"]", "a:1 twice");
         refused("peers = [\"a:1\", \"b:1\"]\npeer_listen = \"c:1\"", "peer_listen c:1 is not among the peers");
-        refused("peer_listen = \"c:1\"", "peer_listen c:1 is not among the peers");
+        refused("peers = [\"a:1\"]\njoin = [\"b:1\"]", "contradict each other");
+        refused("join = [\"b:1\"]", "--peer-listen");
+        refused("join = [\"b:1\"]\npeer_listen = \"b:1\"", "join names this node itself");
+        refused("join = []", "join is empty");
+        refused("snapshot_bytes_per_second = 5", "at least 64KiB");
+        refused("voters_max = 0", "between 1 and 9");
         refused("election_timeout_ms = 99", "between 100 and 60000");
         refused("request_timeout_ms = 0", "between 100 and 600000");
         refused("reads = \"stale\"", "stale");
         let ten: Vec<String> = (0..10).map(|port| format!("\"a:{}\"", port + 1)).collect();
         refused(&format!("peers = [{}]", ten.join(", ")), "at most 9");
-        let error = resolve("peers = [\"a:1\"]").unwrap_err();
-        assert!(error.contains("--cluster-secret-file") && error.contains("/dev/urandom"), "{error}");
+        for needs in ["peers = [\"a:1\"]", "peer_listen = \"a:1\"", "peer_listen = \"a:1\"\njoin = [\"b:1\"]"] {
+            let error = resolve(needs).unwrap_err();
+            assert!(error.contains("--cluster-secret-file") && error.contains("/dev/urandom"), "{error}");
+        }
+        let joins = resolve(&format!("join = [\"a:1\", \"b:1\"]\npeer_listen = \"b:1\"\n{secret}")).unwrap();
+        assert_eq!(joins.join.iter().map(PeerAddress::to_string).collect::<Vec<_>>(), ["a:1"]);
     }
 
     #[test]

@@ -78,11 +78,18 @@ pub struct Settings {
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', help_heading = CLUSTER)]
     pub peers: Option<Vec<String>>,
 
-    /// Which of the peers this node is. [default: the only one whose address is this machine's]
+    /// Members of a cluster that a new node asks to take it in, one after the other until one answers. A node that is a
+    /// member already just starts.
+    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',', help_heading = CLUSTER)]
+    pub join: Option<Vec<String>>,
+
+    /// Where this node listens for its peers, as they reach it; another than before when it has moved. [default: where it
+    /// was before; with peers, the only one of them whose address is this machine's]
     #[arg(long, value_name = "HOST:PORT", help_heading = CLUSTER)]
     pub peer_listen: Option<String>,
 
-    /// File with the secret that all nodes of the cluster share, 16 bytes or more. Required with peers.
+    /// File with the secret that all nodes of the cluster share, 16 bytes or more. Required with peers, join and
+    /// peer-listen.
     #[arg(long, value_name = "FILE", help_heading = CLUSTER)]
     pub cluster_secret_file: Option<PathBuf>,
 
@@ -101,6 +108,14 @@ pub struct Settings {
     /// Serve reads on followers, after asking the leader how far they have to be. [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = CLUSTER)]
     pub follower_reads: Option<bool>,
+
+    /// Nodes that vote; each further one keeps a copy and stands by; the same on all nodes. [default: 3]
+    #[arg(long, value_name = "N", help_heading = CLUSTER)]
+    pub voters_max: Option<usize>,
+
+    /// How much of a snapshot is sent in a second to a node that needs one; 0 for as much as goes. [default: 64MiB]
+    #[arg(long, value_name = "SIZE", help_heading = CLUSTER)]
+    pub snapshot_bytes_per_second: Option<ByteSize>,
 
     /// Address of metrics and health checks over HTTP. [default: none]
     #[arg(long, value_name = "ADDR:PORT")]
@@ -148,12 +163,15 @@ impl Settings {
             ballast_bytes: self.ballast_bytes.or(fallback.ballast_bytes),
             disk_stall_ms: self.disk_stall_ms.or(fallback.disk_stall_ms),
             peers: self.peers.or(fallback.peers),
+            join: self.join.or(fallback.join),
             peer_listen: self.peer_listen.or(fallback.peer_listen),
             cluster_secret_file: self.cluster_secret_file.or(fallback.cluster_secret_file),
             request_timeout_ms: self.request_timeout_ms.or(fallback.request_timeout_ms),
             election_timeout_ms: self.election_timeout_ms.or(fallback.election_timeout_ms),
             reads: self.reads.or(fallback.reads),
             follower_reads: self.follower_reads.or(fallback.follower_reads),
+            voters_max: self.voters_max.or(fallback.voters_max),
+            snapshot_bytes_per_second: self.snapshot_bytes_per_second.or(fallback.snapshot_bytes_per_second),
             admin_listen: self.admin_listen.or(fallback.admin_listen),
             requirepass: self.requirepass.or(fallback.requirepass),
             protected_mode: self.protected_mode.or(fallback.protected_mode),

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Args;
-use dstore_node::USER_RANGE;
-use dstore_node::offline::{NodeInfo, RANGES, RangeState, spans};
+use dstore_node::offline::{NodeInfo, RANGES, RangeState};
+use dstore_node::{USER_RANGE, spans_of};
 use dstore_storage::layout::{chunk, key, local};
 use dstore_storage::snapshot::Checksum;
 use dstore_storage::{Bytes, Direction, Reader};
@@ -131,20 +131,23 @@ fn print_identity(page: &mut Page, look: &Look) -> anyhow::Result<bool> {
         }
     };
     writeln!(page, "node         {}, {start}, format {FORMAT}", node_text(identity.node))?;
-    let (standing, plan) = match &identity.standing {
-        Standing::New => ("new: of no cluster yet", None),
-        Standing::Planned(plan) => ("planned", Some(plan)),
-        Standing::Member(plan) => ("member", Some(plan)),
-    };
-    match plan {
-        None => writeln!(page, "standing     {standing}")?,
-        Some(plan) => {
-            writeln!(page, "cluster      {}, {standing}", plan.cluster)?;
-            for founder in &plan.founders {
-                let address = if founder.address.is_empty() { "nowhere, alone" } else { &founder.address };
-                writeln!(page, "founder      {} at {address}", node_text(founder.node))?;
-            }
+    let (plan, standing, part) = match &identity.standing {
+        Standing::New => {
+            writeln!(page, "standing     new: of no cluster yet")?;
+            return Ok(look.incarnation().is_ok());
         }
+        Standing::Removed(cluster) => {
+            writeln!(page, "cluster      {cluster}, removed: a member no more")?;
+            return Ok(look.incarnation().is_ok());
+        }
+        Standing::Planned(plan) => (plan, "planned", "founder"),
+        Standing::Member(plan) => (plan, "member", "founder"),
+        Standing::Joined(plan) => (plan, "joined", "contact"),
+    };
+    writeln!(page, "cluster      {}, {standing}", plan.cluster)?;
+    for node in &plan.founders {
+        let address = if node.address.is_empty() { "nowhere, alone" } else { &node.address };
+        writeln!(page, "{part}      {} at {address}", node_text(node.node))?;
     }
     Ok(look.incarnation().is_ok())
 }
@@ -163,7 +166,7 @@ fn print_counts(page: &mut Page, view: &RocksView) -> anyhow::Result<()> {
 
 fn print_checksums(page: &mut Page, view: &RocksView) -> anyhow::Result<()> {
     for range in RANGES {
-        let mut checksum = Checksum::of(Box::new(view.clone()), spans(range));
+        let mut checksum = Checksum::of(Box::new(view.clone()), spans_of(range));
         let sum = loop {
             if let Some(sum) = checksum.step(CHECKSUM_STEP_BYTES)? {
                 break sum;

@@ -172,7 +172,8 @@ fn head_and_value(head: &Head, record: &Bytes, bytes_max: usize) -> String {
 pub fn node_info(info: &NodeInfo) -> String {
     let address = |address: &String| if address.is_empty() { "-".to_owned() } else { address.clone() };
     let (peers, clients) = (address(&info.peer_address), address(&info.client_address));
-    format!("peers {peers}  clients {clients}  version {}  start {}", info.version, info.incarnation)
+    let removed = info.removed_at_ms.map_or(String::new(), |at| format!("  REMOVED {}", time(at)));
+    format!("peers {peers}  clients {clients}  version {}  start {}{removed}", info.version, info.incarnation)
 }
 
 /// An operation, with no more than `bytes_max` bytes of its value.

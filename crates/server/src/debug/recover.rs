@@ -12,7 +12,7 @@ use dstore_storage::log::inspect::{Inspection, inspect};
 use dstore_storage::{Log, SegmentLog, SegmentOptions};
 
 use super::{Directory, data, describe};
-use crate::clock::random_u64;
+use crate::clock::{now, random_u64};
 use crate::console::say;
 use crate::data_dir::{DataDir, Look};
 use crate::identity::{Standing, node_text};
@@ -33,16 +33,21 @@ impl RecoverOptions {
         let look = DataDir::look(&self.directory.dir)?;
         let identity = look.identity().map_err(anyhow::Error::msg)?;
         let identity = identity.with_context(|| format!("{} is of no node yet", look.path().display()))?;
-        let Standing::Member(plan) = &identity.standing else {
-            bail!("node {} is not a member of a cluster yet", node_text(identity.node));
+        let founders: Vec<u64> = match &identity.standing {
+            Standing::Member(plan) => plan.founders.iter().map(|founder| founder.node.0).collect(),
+            // It knows the members from its data alone.
+            Standing::Joined(_) => Vec::new(),
+            Standing::Removed(_) => bail!("node {} was removed from its cluster", node_text(identity.node)),
+            Standing::New | Standing::Planned(_) => {
+                bail!("node {} is not a member of a cluster yet", node_text(identity.node))
+            }
         };
-        let founders: Vec<u64> = plan.founders.iter().map(|founder| founder.node.0).collect();
         let log = inspect(&look.log_dir())?;
         if let Some(refusal) = &log.refusal {
             bail!("this log cannot be built on, choose another survivor: {refusal}");
         }
         let view = data::open(&look)?;
-        let recovery = Recovery::plan(&view, &log, identity.node.0, &founders)?;
+        let recovery = Recovery::plan(&view, &log, identity.node.0, &founders, now().wall_ms())?;
         drop(view);
         say(&explain(&recovery, &node_text(identity.node)));
         if recovery.is_done() {

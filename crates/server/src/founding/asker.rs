@@ -7,12 +7,13 @@ use anyhow::Context;
 use dstore_net::Mailbox;
 use dstore_rpc::blocking::Client;
 use dstore_rpc::service::Caller;
-use dstore_rpc::{CallOptions, CloseReason, ClusterId, Config, Refusal};
+use dstore_rpc::{CallOptions, CloseReason, ClusterId, Config};
 
 use super::gathering::Heard;
 use super::wire::{Tell, founders};
 use crate::config::PeerAddress;
 use crate::identity::Founder;
+use crate::outsider::Silence;
 use crate::random;
 
 /// How long one question may take, connecting included.
@@ -96,26 +97,9 @@ impl Asker {
 
     /// Why there was no answer, for people; or the answer that a refusal is.
     fn explain(&self, refused: Option<&CloseReason>, status: &str) -> Heard {
-        let not_ours = Refusal::Secret.to_string();
-        Heard::Away(match refused {
-            Some(CloseReason::Refused(Refusal::Cluster { theirs, .. })) => {
-                return Heard::Member { cluster: *theirs, founders: self.ask_member(*theirs) };
-            }
-            Some(CloseReason::Refused(Refusal::Ourselves(_))) => "is this node itself".to_owned(),
-            Some(CloseReason::Peer { message, .. }) if message.ends_with(&not_ours) => {
-                "has another cluster secret".to_owned()
-            }
-            Some(CloseReason::Refused(Refusal::Secret)) => "has another cluster secret".to_owned(),
-            Some(CloseReason::Frame(_) | CloseReason::Violation(_)) => {
-                "is no dstore node: it speaks otherwise".to_owned()
-            }
-            Some(reason) => format!("does not talk to us: {reason}"),
-            None => {
-                let why = status.strip_prefix("unavailable: ").unwrap_or(status);
-                let why = why.strip_suffix(" (not executed)").unwrap_or(why);
-                let why = why.split_once(": ").map_or(why, |(_, why)| why);
-                format!("does not answer ({})", why.split(" (os error").next().unwrap_or(why))
-            }
-        })
+        match Silence::of(refused, status) {
+            Silence::OtherCluster(theirs) => Heard::Member { cluster: theirs, founders: self.ask_member(theirs) },
+            silence => Heard::Away(silence.to_string()),
+        }
     }
 }

@@ -55,8 +55,8 @@ pub(super) struct Meeting {
 pub(super) fn meet(dir: DataDir, meeting: Meeting) -> anyhow::Result<(DataDir, Plan)> {
     let own = dir.identity().context("a founder has an id")?.clone();
     let planned = match own.standing {
-        Standing::New => None,
         Standing::Planned(plan) | Standing::Member(plan) => Some(plan),
+        Standing::New | Standing::Joined(_) | Standing::Removed(_) => None,
     };
     let identity = Identity { cluster: UNFOUNDED, node: own.node, incarnation: dir.incarnation() };
     let config = Config::new(identity, meeting.secret);
@@ -239,6 +239,7 @@ mod tests {
 
     use super::*;
     use crate::identity::Founder;
+    use crate::outsider::Silence;
 
     const SECRET: &[u8] = b"a secret of all founders";
 
@@ -403,7 +404,7 @@ mod tests {
             std::io::Write::write_all(&mut stream, &[b'!'; 64]).unwrap();
             let _ = std::io::Read::read_to_end(&mut stream, &mut Vec::new());
         });
-        assert_eq!(ask(&unrelated, 1, SECRET), "is no dstore node: it speaks otherwise");
+        assert_eq!(ask(&unrelated, 1, SECRET), Silence::NoNode.to_string());
         talks.join().unwrap();
         let member = Member::start(&peers[0], 10, plan_of(UNFOUNDED.0, &peers));
         assert_eq!(ask(&peers[0], 1, b"another secret of others"), "has another cluster secret");

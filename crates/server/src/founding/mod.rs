@@ -19,12 +19,20 @@
 //! other cluster, and its refusal, given only to who proved the secret, says what they need to know: its cluster. Who it
 //! refused may ask again in the name of that cluster, to tell the user whose place he is in.
 //!
-//! A member needs none of this: it knows its cluster, and where its peers were; `--peers` may say where they are now.
+//! A member needs none of this: it knows its cluster, and where its peers were; `--peers` may say where they are now, and
+//! `--peer-listen` where this node is.
+//!
+//! A cluster that exists takes nodes in one by one, see [`joining`]; a node that it has removed is one no more:
+//!
+//! ```text
+//! (empty) --draw an id--> [new] --a member took it in--> [joined]      [member], [joined] --the cluster says so--> [removed]
+//! ```
 //!
 //! [`gathering`] decides; [`meeting`] answers and [`asker`] asks over sockets; [`wire`] is what they say.
 
 mod asker;
 mod gathering;
+mod joining;
 mod meeting;
 mod wire;
 
@@ -32,59 +40,77 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 
 use anyhow::{Context, bail};
+use dstore_node::Member;
 use dstore_rpc::{ClusterId, NodeId, Secret};
 
 pub use self::wire::Founders;
 use crate::config::{ClusterConfig, HOW_TO_MAKE_A_SECRET, PeerAddress};
 use crate::data_dir::DataDir;
+use crate::front::Fatal;
 use crate::identity::{Founder, Identity, Plan, Standing};
 use crate::random;
 
 /// A node that belongs to a cluster.
 #[derive(Debug)]
-#[allow(dead_code)] // read by the driver of the peers
 pub struct Founded {
     /// Who it is.
     pub identity: dstore_rpc::Identity,
-    /// The founders of its cluster and where they are, itself included; one without an address is alone.
-    pub members: Vec<(NodeId, String)>,
-    /// What the members prove to each other. In a cluster of one nobody else knows it.
+    /// Who founded its cluster, itself included, and where they are; nobody where it joined later.
+    pub founders: Vec<Member>,
+    /// Who was a member when it joined, itself included; nobody where it is a founder.
+    pub contacts: Vec<Member>,
+    /// Where its peers reach it; empty for a cluster of one that nobody can join.
+    pub peer_address: String,
+    /// What the members prove to each other. In a cluster of one that nobody can join, nobody else knows it.
     pub secret: Secret,
-    /// Where it listens for peers; nowhere in a cluster of one.
+    /// Where it listens for peers; nowhere in such a cluster.
     pub peer_listen: Option<SocketAddr>,
     /// What it tells those who would found another cluster in the place of one of its members.
-    pub founders: Founders,
+    pub tells: Founders,
 }
 
 /// Makes the node of `dir` a member of the cluster that `config` describes, or finds that it is one. Waits for the other
-/// founders, as long as it takes.
+/// founders, or for a member that takes it in, as long as it takes.
 ///
 /// # Errors
 ///
-/// The settings and the directory, or the directories of the peers, contradict each other.
+/// The settings and the directory, or the directories of the peers, contradict each other; the cluster refuses the node;
+/// or it was removed, then the error is a [`Fatal`].
 pub fn found(dir: DataDir, config: &ClusterConfig) -> anyhow::Result<(DataDir, Founded)> {
     let standing = dir.identity().map(|identity| identity.standing.clone());
     match standing {
-        None if config.peers.is_empty() => found_alone(dir),
-        Some(Standing::Member(plan)) => {
-            let founded = rejoin(&dir, &plan, config)?;
-            Ok((dir, founded))
-        }
+        Some(Standing::Member(plan)) => rejoin(dir, plan, config),
+        Some(Standing::Joined(contacts)) => start_joined(dir, contacts, config),
+        Some(Standing::Removed(cluster)) => Err(Fatal::Removed { cluster }.into()),
+        Some(Standing::New) | None if !config.join.is_empty() => joining::join(dir, config),
+        None if config.peers.is_empty() => found_alone(dir, config),
         _ if config.peers.is_empty() => bail!(
-            "data directory {} belongs to a cluster that is still to be founded: start it with --peers again, or remove it",
+            "data directory {} belongs to a cluster that is still to be founded, or to be joined: start it with --peers or \
+             --join as before, or remove it",
             dir.path().display()
         ),
         _ => found_together(dir, config),
     }
 }
 
-/// A cluster of one.
-fn found_alone(mut dir: DataDir) -> anyhow::Result<(DataDir, Founded)> {
+/// Notes that the node of `dir` was removed from its cluster.
+///
+/// # Errors
+///
+/// The disk refuses.
+pub fn note_removed(dir: &mut DataDir, cluster: ClusterId) -> anyhow::Result<()> {
+    let node = dir.identity().map(|identity| identity.node).context("a member has an identity")?;
+    Ok(dir.set_identity(Identity { node, standing: Standing::Removed(cluster) })?)
+}
+
+/// A cluster of one, which others can join where it has an address for them.
+fn found_alone(mut dir: DataDir, config: &ClusterConfig) -> anyhow::Result<(DataDir, Founded)> {
+    let place = Place::of(config.peer_listen.as_ref(), "", config)?;
     let node = NodeId(random::nonzero_u64()?);
     let cluster = ClusterId(random::nonzero_u128()?);
-    let plan = Plan { cluster, founders: vec![Founder { node, address: String::new() }] };
+    let plan = Plan { cluster, founders: vec![Founder { node, address: place.address.clone() }] };
     dir.set_identity(Identity { node, standing: Standing::Member(plan.clone()) })?;
-    let founded = founded(&dir, node, &plan, random_secret()?, None);
+    let founded = Founded { founders: members(&plan, node, &plan), ..founded(&dir, node, &plan, place) };
     Ok((dir, founded))
 }
 
@@ -106,7 +132,8 @@ fn found_together(mut dir: DataDir, config: &ClusterConfig) -> anyhow::Result<(D
     let (dir, plan) =
         meeting::meet(dir, meeting::Meeting { peers: config.peers.clone(), own, listen, secret: secret.clone() })?;
     tracing::info!("founded cluster {} with {} nodes", plan.cluster, plan.founders.len());
-    let founded = founded(&dir, node, &plan, secret, Some(listen));
+    let place = Place { address: plan.address_of(node).to_owned(), listen: Some(listen), secret };
+    let founded = Founded { founders: members(&plan, node, &plan), ..founded(&dir, node, &plan, place) };
     Ok((dir, founded))
 }
 
@@ -126,16 +153,16 @@ fn check_plan(plan: &Plan, node: NodeId, own: usize, config: &ClusterConfig, dir
     Ok(())
 }
 
-/// A member that starts again.
-fn rejoin(dir: &DataDir, plan: &Plan, config: &ClusterConfig) -> anyhow::Result<Founded> {
+/// A founder that starts again.
+fn rejoin(mut dir: DataDir, plan: Plan, config: &ClusterConfig) -> anyhow::Result<(DataDir, Founded)> {
     let node = dir.identity().map(|identity| identity.node).context("a member has an identity")?;
     let own = plan.place_of(node).context("a member is among the founders")?;
-    let mut plan = plan.clone();
+    let mut now = plan.clone();
     if !config.peers.is_empty() {
         if config.peers.len() != plan.founders.len() {
             bail!(
-                "peers names {} nodes, but the node in {} is a member of a cluster of {}: settings do not change who is a \
-                 member",
+                "peers names {} nodes, but the node in {} is one of the {} that founded its cluster: settings do not change \
+                 who is a member",
                 config.peers.len(),
                 dir.path().display(),
                 plan.founders.len()
@@ -143,27 +170,99 @@ fn rejoin(dir: &DataDir, plan: &Plan, config: &ClusterConfig) -> anyhow::Result<
         }
         if let Some(listen) = config.peer_listen.as_ref().filter(|listen| **listen != config.peers[own]) {
             bail!(
-                "peer_listen is {listen}, but the node in {} is number {} of the cluster's founders, which peers says is at {}",
+                "peer_listen is {listen}, but the node in {} is number {} of the cluster's founders, which peers says is at \
+                 {}: leave peers out, a member does not need them",
                 dir.path().display(),
                 own + 1,
                 config.peers[own]
             );
         }
-        for (founder, peer) in plan.founders.iter_mut().zip(&config.peers) {
+        for (founder, peer) in now.founders.iter_mut().zip(&config.peers) {
             founder.address = peer.to_string();
         }
     }
-    if plan.founders[own].address.is_empty() {
-        return Ok(founded(dir, node, &plan, random_secret()?, None));
+    let place = Place::of(config.peer_listen.as_ref(), &now.founders[own].address, config)?;
+    now.founders[own].address.clone_from(&place.address);
+    let mut kept = plan.clone();
+    kept.founders[own].address.clone_from(&place.address);
+    // What peers says counts for as long as it is given.
+    if kept != plan && config.peers.is_empty() {
+        dir.set_identity(Identity { node, standing: Standing::Member(kept) })?;
     }
-    let listen = local_address(&plan.founders[own].address.parse()?)?;
-    Ok(founded(dir, node, &plan, read_secret(config)?, Some(listen)))
+    let founded = Founded { founders: members(&now, node, &plan), ..founded(&dir, node, &now, place) };
+    Ok((dir, founded))
 }
 
-fn founded(dir: &DataDir, node: NodeId, plan: &Plan, secret: Secret, peer_listen: Option<SocketAddr>) -> Founded {
-    let identity = dstore_rpc::Identity { cluster: plan.cluster, node, incarnation: dir.incarnation() };
-    let members = plan.founders.iter().map(|founder| (founder.node, founder.address.clone())).collect();
-    Founded { identity, members, secret, peer_listen, founders: Founders::new(plan) }
+/// A node that joined, and starts: again, or for the first time.
+fn start_joined(mut dir: DataDir, contacts: Plan, config: &ClusterConfig) -> anyhow::Result<(DataDir, Founded)> {
+    let node = dir.identity().map(|identity| identity.node).context("a member has an identity")?;
+    let own = contacts.place_of(node).context("a node that joined is among the members")?;
+    if !config.peers.is_empty() {
+        bail!(
+            "the node in {} joined its cluster after that was founded: start it without --peers",
+            dir.path().display()
+        );
+    }
+    let place = Place::of(config.peer_listen.as_ref(), contacts.address_of(node), config)?;
+    let mut now = contacts.clone();
+    now.founders[own].address.clone_from(&place.address);
+    if now != contacts {
+        dir.set_identity(Identity { node, standing: Standing::Joined(now.clone()) })?;
+    }
+    let founded = Founded { contacts: members(&now, node, &contacts), ..founded(&dir, node, &now, place) };
+    Ok((dir, founded))
+}
+
+/// Where a node is reached by its peers.
+#[derive(Debug)]
+struct Place {
+    /// As the peers write it; empty where nobody reaches it.
+    address: String,
+    /// As this machine does.
+    listen: Option<SocketAddr>,
+    /// What it takes.
+    secret: Secret,
+}
+
+impl Place {
+    /// Where the node was told to be, or else where it was.
+    fn of(told: Option<&PeerAddress>, before: &str, config: &ClusterConfig) -> anyhow::Result<Place> {
+        let address = match told {
+            Some(address) => address.clone(),
+            None if before.is_empty() => {
+                return Ok(Place { address: String::new(), listen: None, secret: random_secret()? });
+            }
+            None => before.parse()?,
+        };
+        let secret = read_secret(config)?;
+        let listen = local_address(&address)
+            .with_context(|| "where does this node listen for its peers? say so with --peer-listen HOST:PORT")?;
+        Ok(Place { address: address.to_string(), listen: Some(listen), secret })
+    }
+}
+
+/// The nodes of a plan for the core: where they are now, and whether that is another place than `before`. Of itself a node
+/// knows best.
+fn members(now: &Plan, own: NodeId, before: &Plan) -> Vec<Member> {
+    let member = |(founder, before): (&Founder, &Founder)| Member {
+        node: founder.node,
+        peer_address: founder.address.clone(),
+        moved: founder.node == own || founder.address != before.address,
+    };
+    now.founders.iter().zip(&before.founders).map(member).collect()
+}
+
+/// A node at its place; who else there is is to be filled in.
+fn founded(dir: &DataDir, node: NodeId, plan: &Plan, place: Place) -> Founded {
+    Founded {
+        identity: dstore_rpc::Identity { cluster: plan.cluster, node, incarnation: dir.incarnation() },
+        founders: Vec::new(),
+        contacts: Vec::new(),
+        peer_address: place.address,
+        secret: place.secret,
+        peer_listen: place.listen,
+        tells: Founders::new(plan),
+    }
 }
 
 fn random_secret() -> anyhow::Result<Secret> {
@@ -236,13 +335,41 @@ mod tests {
         let scratch = tempfile::tempdir().unwrap();
         let first = found(DataDir::open(scratch.path()).unwrap(), &config("")).unwrap();
         let identity = first.1.identity;
-        assert_eq!(first.1.members, [(identity.node, String::new())]);
+        let alone = |address: &str| [Member { node: identity.node, peer_address: address.to_owned(), moved: true }];
+        assert_eq!(first.1.founders, alone(""));
         assert_eq!(first.1.peer_listen, None);
         let path = reopened(&first);
         drop(first);
         let (_dir, again) = found(DataDir::open(&path).unwrap(), &config("")).unwrap();
         assert_eq!((again.identity.cluster, again.identity.node), (identity.cluster, identity.node));
         assert_eq!((identity.incarnation.0, again.identity.incarnation.0), (1, 2));
+        drop(_dir);
+
+        // It grows: from now on others can join it, and without the secret it does not start any more.
+        let file = scratch.path().join("IDENTITY");
+        let text = format!("peer_listen = \"127.0.0.1:7101\"\ncluster_secret_file = {:?}", file.display().to_string());
+        let (held, open) = found(DataDir::open(&path).unwrap(), &config(&text)).unwrap();
+        drop(held);
+        assert_eq!(
+            (&*open.peer_address, open.peer_listen),
+            ("127.0.0.1:7101", Some("127.0.0.1:7101".parse().unwrap()))
+        );
+        assert_eq!(open.founders, alone("127.0.0.1:7101"));
+        let error = found(DataDir::open(&path).unwrap(), &config("")).unwrap_err().to_string();
+        assert!(error.contains("--cluster-secret-file"), "{error}");
+        let (_, later) = found(DataDir::open(&path).unwrap(), &config(text.split_once('\n').unwrap().1)).unwrap();
+        assert_eq!((later.peer_address, later.identity.cluster), (open.peer_address, identity.cluster));
+    }
+
+    #[test]
+    fn a_removed_node_does_not_start_again() {
+        let scratch = tempfile::tempdir().unwrap();
+        let mut dir = member_of_two(scratch.path());
+        note_removed(&mut dir, ClusterId(5)).unwrap();
+        drop(dir);
+        let error = found(DataDir::open(scratch.path()).unwrap(), &config("")).unwrap_err();
+        assert!(matches!(error.downcast_ref(), Some(Fatal::Removed { cluster: ClusterId(5) })), "{error}");
+        assert!(error.to_string().contains("new data directory"), "{error}");
     }
 
     /// A member of a cluster of two, as its directory says.
@@ -269,17 +396,30 @@ mod tests {
 
         let (held, as_founded) = found(member_of_two(&dir), &config(&secret)).unwrap();
         drop(held);
-        assert_eq!(as_founded.members[0], (NodeId(1), "127.0.0.1:7101".to_owned()));
+        let at = |node, address: &str, moved| Member { node: NodeId(node), peer_address: address.to_owned(), moved };
+        assert_eq!(as_founded.founders[0], at(1, "127.0.0.1:7101", false));
         assert_eq!(as_founded.peer_listen, Some("127.0.0.1:7102".parse().unwrap()));
 
         let moved = format!("{secret}\npeers = [\"127.0.0.1:7201\", \"127.0.0.1:7202\"]");
         let (held, now) = found(member_of_two(&dir), &config(&moved)).unwrap();
         drop(held);
-        assert_eq!(now.members[1], (NodeId(2), "127.0.0.1:7202".to_owned()));
+        assert_eq!(now.founders, [at(1, "127.0.0.1:7201", true), at(2, "127.0.0.1:7202", true)]);
         assert_eq!(now.identity.cluster, ClusterId(5));
 
+        // This one alone has moved: it says so to the others, and finds them where they are.
+        let elsewhere = format!("{secret}\npeer_listen = \"127.0.0.1:7302\"");
+        for text in [&elsewhere, &secret] {
+            let dir = if text == &elsewhere { member_of_two(&dir) } else { DataDir::open(&dir).unwrap() };
+            let (_held, now) = found(dir, &config(text)).unwrap();
+            assert_eq!(now.founders, [at(1, "127.0.0.1:7101", false), at(2, "127.0.0.1:7302", true)]);
+            assert_eq!(
+                (&*now.peer_address, now.peer_listen),
+                ("127.0.0.1:7302", Some("127.0.0.1:7302".parse().unwrap()))
+            );
+        }
+
         refused(&format!("{moved}\npeer_listen = \"127.0.0.1:7201\""), "number 2 of the cluster's founders");
-        refused(&format!("{secret}\npeers = [\"127.0.0.1:7201\"]"), "a member of a cluster of 2");
+        refused(&format!("{secret}\npeers = [\"127.0.0.1:7201\"]"), "one of the 2 that founded");
         refused("", "--cluster-secret-file");
         std::fs::write(&file, "too short\n").unwrap();
         refused(&secret, "/dev/urandom");
@@ -305,7 +445,7 @@ mod tests {
         let secret = format!("cluster_secret_file = {:?}", file.display().to_string());
         for standing in [Standing::New, Standing::Planned(plan.clone())] {
             let error = found(begun(standing), &config("")).unwrap_err().to_string();
-            assert!(error.contains("--peers again"), "{error}");
+            assert!(error.contains("--peers or --join"), "{error}");
         }
         for (peers, own) in [(["127.0.0.1:7101", "127.0.0.1:7103"], 1), (["127.0.0.1:7101", "127.0.0.1:7102"], 0)] {
             let text = format!("{secret}\npeers = {peers:?}\npeer_listen = {:?}", peers[own]);

@@ -6,7 +6,6 @@
 use std::collections::BTreeSet;
 
 use dstore_node::{Administer, HandOver, Remove};
-use dstore_storage::Engine as _;
 
 use super::{Event, World};
 use crate::machine::{RANGES, Standing};
@@ -25,6 +24,8 @@ pub(super) struct Operator {
     errand: Option<Errand>,
     /// Whom he wanted removed, ever.
     doomed: BTreeSet<MachineId>,
+    /// Machines whose disk was lost and in whose place there is another.
+    replaced: BTreeSet<MachineId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,20 +147,26 @@ impl World {
     }
 
     fn replace(&mut self, lost: MachineId) {
+        if !self.operator.replaced.insert(lost) {
+            return;
+        }
         let address = self.nemesis.one_in(2).then(|| self.machines[lost].address.clone());
         self.switch_on(address);
     }
 
-    /// A node ends, and comes back at another address. Everybody has written down where the others are before that: two who
-    /// do not know where the other is, and meet nobody who does, never find each other.
+    /// A node ends, and comes back at another address. Whoever moves it says where the others are: two who do not know where
+    /// the other is, and meet nobody who does, never find each other.
     fn move_away(&mut self, number: MachineId, until: Moment) {
-        for member in self.members() {
-            // A disk that has failed fails the node later on.
-            let _ = self.machines[member].engine.flush();
-        }
         if self.machines[number].is_up() {
             self.crash(number, false);
         }
+        // Whoever starts it says where the others are now.
+        let others = self.members().into_iter().filter(|other| *other != number);
+        let contact = |other: MachineId| {
+            let peer_address = self.machines[other].address.clone();
+            dstore_node::Member { node: node_of(other), peer_address, moved: true }
+        };
+        self.machines[number].contacts = others.map(contact).collect();
         self.network.set_name(&self.machines[number].address, None);
         self.machines[number].address = format!("n{}:{}", number + 1, self.now / 1_000_000);
         self.trace.note(self.now, format_args!("n{} moves to {}", number + 1, self.machines[number].address));
