@@ -124,11 +124,7 @@ fn side_by_side(rounds: usize) -> anyhow::Result<()> {
             probe.run(PROBES, &mut syncs)?;
         }
         let restore = Load { keys: 1000, ..fill };
-        in_turn(
-            round,
-            || measure(&restore, UNTIL_FILLED, &ours, 0),
-            || measure(&restore, Duration::MAX / 2, &theirs, 0),
-        )?;
+        in_turn(round, || measure(&restore, UNTIL_FILLED, &ours, 0), || measure(&restore, UNTIL_FILLED, &theirs, 0))?;
     }
     println!("{VALUE_BYTES}-byte values, {KEYS} keys, median of {rounds} rounds in alternation");
     println!(
