@@ -13,13 +13,15 @@ BUILD_PACKAGES := g++ libclang-dev
 TEST_PACKAGES := git redis-server redis-tools python3 python3-venv iproute2 nftables
 CARGO_FLAGS := --release --locked
 
-.PHONY: help run build test test-power-loss test-failover sim sim-planted fmt packages test-packages bench-single bench-keys bench-large bench-cluster bench-raft-cost bench-net bench-raft bench-rpc
+.PHONY: help run build test test-power-loss test-redis test-failover test-membership sim sim-planted fmt packages test-packages bench-single bench-keys bench-large bench-cluster bench-raft-cost bench-net bench-raft bench-rpc
 
 help:
 	@echo "make run [ARGS=\"--nodes 5 --keep\"]   build and start a cluster on this machine"
 	@echo "make test                 format, lints, docs, and all tests"
 	@echo "make test-power-loss      lose power 20 times in a row under write load"
+	@echo "make test-redis           compare a million requests with Redis, fuzz, and measure hostile clients and long commands"
 	@echo "make test-failover        kill the leader 20 times and pause it 5 times, and print the gaps"
+	@echo "make test-membership      nodes that come and go, a snapshot of 1 GB under load, 50 power cuts during snapshots"
 	@echo "make sim [SEEDS=n] [SEED=s] [TRACE=1]   simulated clusters on seeds, 200 of them from a fresh one by default"
 	@echo "make sim-planted          plants known bugs into simulated clusters, and sees each caught"
 	@echo "make build                build the dstore binary"
@@ -69,6 +71,17 @@ sim-planted: packages
 # A longer run of one of the tests.
 test-power-loss: test-packages build
 	POWER_CUTS=20 cargo test $(CARGO_FLAGS) -p dstore-e2e --test power_loss -- --nocapture
+
+test-membership: test-packages build
+	SNAPSHOT_BYTES=1000000000 SNAPSHOT_KILLS=50 cargo test $(CARGO_FLAGS) -p dstore-e2e --test membership -- --nocapture
+
+# Everything that is compared with Redis, at length: a million requests, ten thousand idle clients, a million keys.
+test-redis: test-packages build
+	KV_DIFFERENTIAL=200000 KV_FUZZ=1000000 cargo test $(CARGO_FLAGS) -p dstore-kv
+	DSTORE_TEST_ROUNDS=200000 cargo test $(CARGO_FLAGS) -p dstore-resp --test random
+	DIFFERENTIAL=1000000 cargo test $(CARGO_FLAGS) -p dstore-e2e --test differential -- --nocapture
+	HOSTILE_IDLE=10000 COSTS_KEYS=1000000 LANGUAGES_MIN=5 cargo test $(CARGO_FLAGS) -p dstore-e2e \
+		--test hostile --test costs --test languages --test clients -- --nocapture --test-threads 1
 
 test-failover: test-packages build
 	CLUSTER_KILLS=20 CLUSTER_PAUSES=5 cargo test $(CARGO_FLAGS) -p dstore-e2e --test cluster -- --nocapture \

@@ -33,8 +33,8 @@ const SMALL: [&str; 8] = [
 ];
 
 /// Marks for a disk of [`DISK_BYTES`].
-const MARKS: [&str; 4] = ["--free-bytes-floor", "48MiB", "--ballast-bytes", "8MiB"];
-const DISK_BYTES: u64 = 192 << 20;
+const MARKS: [&str; 4] = ["--free-bytes-floor", "112MiB", "--ballast-bytes", "8MiB"];
+const DISK_BYTES: u64 = 256 << 20;
 /// So much is left on a disk that is called full: far below a quarter of the floor, and enough for what the kernel adds.
 const LEFT_BYTES: u64 = 2 << 20;
 

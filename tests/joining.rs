@@ -32,7 +32,7 @@ impl Room {
     }
 
     fn dstore(&self, name: &str, flags: &[&str]) -> Dstore {
-        let data = self.scratch.directory(name);
+        let data = self.scratch.path().join(name);
         Dstore::on(&data).flags(&SMALL).flags(&["--cluster-secret-file", &self.secret]).flags(flags)
     }
 

@@ -3,9 +3,12 @@
 //! The tests themselves stand beside this folder, one file a subject. They run the `dstore` program as users do, as a
 //! process of its own, and speak to it through clients that know nothing of it.
 
+pub mod conversation;
 pub mod counter;
+pub mod exceptions;
 pub mod load;
 pub mod recorder;
+pub mod retrier;
 pub mod verdict;
 
 use std::net::SocketAddr;

@@ -181,7 +181,7 @@ impl Recorder {
         let writes_until = self.shared.now();
         let keys: Vec<Key> =
             (0..SLOTS).flat_map(|slot| (slot as Key..=self.shared.list(slot)).step_by(SLOTS)).collect();
-        for node in cluster.nodes() {
+        for node in cluster.living() {
             let mut last = Observer {
                 shared: self.shared.clone(),
                 node,

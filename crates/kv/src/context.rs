@@ -54,7 +54,7 @@ pub struct Limits {
     pub reply_bytes_max: usize,
     /// Longest pattern of KEYS and SCAN: matching takes at most (pattern length x key length) steps a key.
     pub pattern_bytes_max: usize,
-    /// Most keys that KEYS or KV.RANGE walks over: the node does nothing else meanwhile.
+    /// Most keys that KEYS or KV.RANGE walks over: it is work that everybody pays for, though others go on meanwhile.
     pub walk_keys_max: u64,
     /// Most keys that one SCAN looks at, whatever its COUNT, so that it stays short.
     pub scan_count_max: u64,
@@ -71,7 +71,7 @@ impl Default for Limits {
             reply_bytes_max: 256 << 20,
             pattern_bytes_max: 1 << 10,
             walk_keys_max: 10_000_000,
-            scan_count_max: 100_000,
+            scan_count_max: 10_000,
             databases: 16,
         }
     }

@@ -8,7 +8,7 @@ use dstore_resp::{CommandFlags, CommandId, CommandSpec, Reply};
 use dstore_storage::layout::{Chunked, Head, Stamp, chunk, key, local};
 use dstore_storage::{RangeId, WriteOp};
 
-use crate::context::{Context, Mode, Outcome, errors};
+use crate::context::{Context, Limits, Mode, Outcome, errors};
 use crate::handlers::handler;
 use crate::value::{Record, WHOLE_BYTES_MAX, chunk_bits, chunk_index};
 use crate::view::{CorruptReason, View, ViewError};
@@ -40,10 +40,20 @@ pub fn evaluate<'a>(
     if !spec.arity_allows(args.len()) {
         return Ok(Outcome { reply: spec.arity_error(), effects: Vec::new(), versions_used: 0, needs_time: false });
     }
+    run(view, context, |evaluation| handler(evaluation, Command { spec, args }))
+}
+
+/// Runs a command, or a part of one, over a view.
+pub(crate) fn run<'a>(
+    view: &'a dyn View,
+    context: Context<'a>,
+    command: impl FnOnce(&mut Evaluation<'a>) -> Result<Reply, Stop>,
+) -> Result<Outcome, ViewError> {
+    let mode = context.mode;
     let met_expired = Cell::new(false);
     let mut evaluation =
         Evaluation { view, context, effects: Vec::new(), versions_used: 0, keys_added: [(0, 0); 2], met_expired };
-    let result = handler(&mut evaluation, Command { spec, args }).and_then(|reply| {
+    let result = command(&mut evaluation).and_then(|reply| {
         evaluation.put_counts()?;
         Ok(reply)
     });
@@ -430,8 +440,13 @@ pub(crate) struct ReplyRoom {
 const ELEMENT_OVERHEAD_BYTES: usize = 64;
 
 impl ReplyRoom {
-    pub(crate) fn new(evaluation: &Evaluation<'_>) -> ReplyRoom {
-        ReplyRoom { bytes_left: evaluation.context.limits.reply_bytes_max }
+    pub(crate) fn new(limits: &Limits) -> ReplyRoom {
+        ReplyRoom { bytes_left: limits.reply_bytes_max }
+    }
+
+    /// How much more there is room for.
+    pub(crate) fn bytes_left(&self) -> usize {
+        self.bytes_left
     }
 
     /// Makes room for an element of `len` bytes, or ends the command.

@@ -109,13 +109,15 @@ impl Table {
     fn new(first: &[u8], second: &[u8]) -> Table {
         let width = second.len() + 1;
         let mut cells = vec![0; (first.len() + 1) * width];
-        for (row, byte) in first.iter().enumerate() {
-            let (above, below) = cells.split_at_mut((row + 1) * width);
-            let above = &above[row * width..];
-            for (column, other) in second.iter().enumerate() {
-                below[column + 1] =
-                    if byte == other { above[column] + 1 } else { above[column + 1].max(below[column]) };
+        let mut rows = cells.chunks_exact_mut(width);
+        let mut above: &mut [u32] = rows.next().expect("there is a row for the empty prefix");
+        for (byte, row) in first.iter().zip(rows) {
+            let mut left = 0;
+            for ((other, cell), pair) in second.iter().zip(&mut row[1..]).zip(above.windows(2)) {
+                left = if byte == other { pair[0] + 1 } else { pair[1].max(left) };
+                *cell = left;
             }
+            above = row;
         }
         Table { cells, width }
     }

@@ -40,6 +40,7 @@ mod glob;
 mod handlers;
 mod keys;
 mod lcs;
+mod long;
 mod number;
 mod object;
 mod options;
@@ -56,6 +57,7 @@ mod view;
 pub use context::{Context, Limits, Mode, Outcome};
 pub use cursors::{CursorTable, Cursors};
 pub use evaluation::{evaluate, evaluates, key_count, version_of};
+pub use long::LongRead;
 pub use sweep::{Sweep, next_deadline, sweep};
 pub use view::{CorruptReason, View, ViewError, Visitor};
 

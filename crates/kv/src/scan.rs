@@ -7,7 +7,7 @@ use dstore_resp::{Reply, glob_matches};
 use dstore_storage::Direction;
 use dstore_storage::layout::{Head, Kind, key};
 
-use crate::context::errors;
+use crate::context::{Limits, errors};
 use crate::evaluation::{Command, Evaluation, ReplyRoom, Stop};
 use crate::number::parse_i64;
 use crate::value::{Record, behind, head_key};
@@ -126,8 +126,8 @@ fn pattern_span(db: u8, pattern: &[u8]) -> Range<Vec<u8>> {
     start..end
 }
 
-fn check_pattern(evaluation: &Evaluation<'_>, pattern: &[u8]) -> Result<(), Stop> {
-    if pattern.len() > evaluation.context.limits.pattern_bytes_max {
+fn check_pattern(limits: &Limits, pattern: &[u8]) -> Result<(), Stop> {
+    if pattern.len() > limits.pattern_bytes_max {
         return Err(Stop::error(errors::PATTERN_TOO_LONG));
     }
     Ok(())
@@ -140,19 +140,119 @@ fn pattern_matches(pattern: &[u8], user_key: &[u8]) -> bool {
 
 /// `KEYS pattern`, in key order.
 pub(crate) fn keys(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
-    let pattern = &command.args[1];
-    check_pattern(evaluation, pattern)?;
-    let span = pattern_span(evaluation.context.db, pattern);
-    let mut room = ReplyRoom::new(evaluation);
-    let mut found = Vec::new();
-    walk(evaluation, &span.start..&span.end, Direction::Forward, &mut |entry| {
-        if pattern_matches(pattern, &entry.user_key) && evaluation.is_live(&entry.head)? {
-            room.take(entry.user_key.len())?;
-            found.push(Reply::Bulk(Bytes::from(entry.user_key)));
+    let mut listing = Listing::of_keys(evaluation.context.db, command.args, evaluation.context.limits)?;
+    listing.go_on(evaluation, Portion::ALL)?;
+    Ok(listing.take_reply())
+}
+
+/// What is done of a listing, or of another long read, before others have their turn.
+#[derive(Clone, Copy)]
+pub(crate) struct Portion {
+    /// Keys to look at.
+    pub(crate) keys: u64,
+    /// Bytes of reply beyond which it ends early.
+    pub(crate) bytes: usize,
+}
+
+impl Portion {
+    pub(crate) const ALL: Portion = Portion { keys: u64::MAX, bytes: usize::MAX };
+}
+
+/// KEYS or KV.RANGE under way: a walk that can be interrupted between any two keys.
+pub(crate) struct Listing {
+    /// What is still to be walked over.
+    span: Range<Vec<u8>>,
+    direction: Direction,
+    pattern: Option<Bytes>,
+    with_values: bool,
+    /// Entries still wanted.
+    left: u64,
+    /// Keys that may still be looked at.
+    looks_left: u64,
+    room: ReplyRoom,
+    found: Vec<Reply>,
+}
+
+impl Listing {
+    pub(crate) fn of_keys(db: u8, args: &[Bytes], limits: &Limits) -> Result<Listing, Stop> {
+        let pattern = &args[1];
+        check_pattern(limits, pattern)?;
+        Ok(Listing {
+            span: pattern_span(db, pattern),
+            direction: Direction::Forward,
+            pattern: Some(pattern.clone()),
+            with_values: false,
+            left: u64::MAX,
+            looks_left: limits.walk_keys_max,
+            room: ReplyRoom::new(limits),
+            found: Vec::new(),
+        })
+    }
+
+    pub(crate) fn of_range(db: u8, args: &[Bytes], limits: &Limits) -> Result<Listing, Stop> {
+        let options = RangeOptions::parse(&args[3..])?;
+        let start = key::encode_prefix(db, &args[1]);
+        let end = match &args[2] {
+            none if none.is_empty() => key::db_span(db).end,
+            end => key::encode_prefix(db, end),
+        };
+        Ok(Listing {
+            span: start..end,
+            direction: if options.reverse { Direction::Backward } else { Direction::Forward },
+            pattern: None,
+            with_values: !options.keys_only,
+            left: options.limit.unwrap_or(u64::MAX),
+            looks_left: limits.walk_keys_max,
+            room: ReplyRoom::new(limits),
+            found: Vec::new(),
+        })
+    }
+
+    /// Walks on. True at the end.
+    pub(crate) fn go_on(&mut self, evaluation: &Evaluation<'_>, portion: Portion) -> Result<bool, Stop> {
+        let Listing { span, direction, pattern, with_values, left, looks_left, room, found } = self;
+        let (mut looked, bytes_before) = (0, room.bytes_left());
+        let mut interrupted_at = None;
+        if *left == 0 || span.start >= span.end {
+            return Ok(true);
         }
-        Ok(ControlFlow::Continue(()))
-    })?;
-    Ok(Reply::Array(found))
+        walk(evaluation, &span.start..&span.end, *direction, &mut |entry| {
+            if looked == portion.keys || bytes_before - room.bytes_left() > portion.bytes {
+                interrupted_at = Some(entry.data_key.to_vec());
+                return Ok(ControlFlow::Break(()));
+            }
+            looked += 1;
+            take_key(looks_left)?;
+            let matches = pattern.as_ref().is_none_or(|pattern| pattern_matches(pattern, &entry.user_key));
+            if !matches || !evaluation.is_live(&entry.head)? {
+                return Ok(ControlFlow::Continue(()));
+            }
+            room.take(entry.user_key.len())?;
+            let mut value = None;
+            if *with_values {
+                room.take(entry.value_len())?;
+                value = Some(Reply::Bulk(entry.value(evaluation.view)?));
+            }
+            found.push(Reply::Bulk(Bytes::from(entry.user_key)));
+            found.extend(value);
+            *left -= 1;
+            Ok(if *left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        })?;
+        match (interrupted_at, *direction) {
+            (None, _) => return Ok(true),
+            (Some(at), Direction::Forward) => span.start = at,
+            (Some(mut at), Direction::Backward) => {
+                at.push(0);
+                span.end = at;
+            }
+        }
+        Ok(false)
+    }
+
+    /// What was found.
+    pub(crate) fn take_reply(&mut self) -> Reply {
+        Reply::Array(std::mem::take(&mut self.found))
+    }
 }
 
 /// The options of SCAN.
@@ -198,7 +298,7 @@ const EXTRA_KEYS_MAX: u64 = 1_000;
 pub(crate) fn scan(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
     let cursor = parse_cursor(&command.args[1]).ok_or_else(|| Stop::error("ERR invalid cursor"))?;
     let options = ScanOptions::parse(&command.args[2..])?;
-    check_pattern(evaluation, options.pattern)?;
+    check_pattern(evaluation.context.limits, options.pattern)?;
     let db = evaluation.context.db;
     let span = pattern_span(db, options.pattern);
     let start = match position::decode(evaluation.view, db, cursor)? {
@@ -206,7 +306,12 @@ pub(crate) fn scan(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Res
         None => evaluation.context.cursors.position(db, cursor).map(|position| position.to_vec()),
     };
     let start = start.map_or(span.start.clone(), |start| start.max(span.start));
-    let mut batch = Batch { options: &options, room: ReplyRoom::new(evaluation), found: Vec::new(), last: Vec::new() };
+    let mut batch = Batch {
+        options: &options,
+        room: ReplyRoom::new(evaluation.context.limits),
+        found: Vec::new(),
+        last: Vec::new(),
+    };
     let count = options.count.min(evaluation.context.limits.scan_count_max);
     let next = match batch.fill(evaluation, start..span.end.clone(), count, b"")? {
         None => {
@@ -339,36 +444,9 @@ impl RangeOptions {
 /// `KV.RANGE start end [LIMIT n] [REVERSE] [KEYSONLY]`: keys and values from `start` up to but not including `end`,
 /// which may be empty for "no end"; key, value, key, value, ...
 pub(crate) fn range(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
-    let options = RangeOptions::parse(&command.args[3..])?;
-    let db = evaluation.context.db;
-    let start = key::encode_prefix(db, &command.args[1]);
-    let end = match &command.args[2] {
-        none if none.is_empty() => key::db_span(db).end,
-        end => key::encode_prefix(db, end),
-    };
-    let mut left = options.limit.unwrap_or(u64::MAX);
-    let mut room = ReplyRoom::new(evaluation);
-    let mut found = Vec::new();
-    if left == 0 || start >= end {
-        return Ok(Reply::Array(found));
-    }
-    let direction = if options.reverse { Direction::Backward } else { Direction::Forward };
-    walk(evaluation, &start..&end, direction, &mut |entry| {
-        if !evaluation.is_live(&entry.head)? {
-            return Ok(ControlFlow::Continue(()));
-        }
-        room.take(entry.user_key.len())?;
-        let mut value = None;
-        if !options.keys_only {
-            room.take(entry.value_len())?;
-            value = Some(Reply::Bulk(entry.value(evaluation.view)?));
-        }
-        found.push(Reply::Bulk(Bytes::from(entry.user_key)));
-        found.extend(value);
-        left -= 1;
-        Ok(if left == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-    })?;
-    Ok(Reply::Array(found))
+    let mut listing = Listing::of_range(evaluation.context.db, command.args, evaluation.context.limits)?;
+    listing.go_on(evaluation, Portion::ALL)?;
+    Ok(listing.take_reply())
 }
 
 #[cfg(test)]

@@ -33,14 +33,19 @@ pub(crate) fn strlen(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> R
 
 /// `MGET key ...`
 pub(crate) fn mget(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
-    let mut room = ReplyRoom::new(evaluation);
-    let mut values = Vec::with_capacity(command.args.len() - 1);
+    let mut room = ReplyRoom::new(evaluation.context.limits);
+    let mut found = Vec::with_capacity(command.args.len() - 1);
     for key in &command.args[1..] {
-        let record = evaluation.read(key)?;
-        room.take(record.as_ref().map_or(0, Record::len))?;
-        values.push(value_reply(evaluation.view, record)?);
+        found.push(value_of(evaluation, key, &mut room)?);
     }
-    Ok(Reply::Array(values))
+    Ok(Reply::Array(found))
+}
+
+/// A value as one of several in a reply.
+pub(crate) fn value_of(evaluation: &Evaluation<'_>, key: &[u8], room: &mut ReplyRoom) -> Result<Reply, Stop> {
+    let record = evaluation.read(key)?;
+    room.take(record.as_ref().map_or(0, Record::len))?;
+    Ok(value_reply(evaluation.view, record)?)
 }
 
 /// `SET key value [NX | XX] [GET] [EX s | PX ms | EXAT s | PXAT ms | KEEPTTL]`

@@ -15,13 +15,11 @@ use bytes::Bytes;
 use dstore_kv::evaluates;
 use dstore_resp::{CommandFlags, CommandSpec, Reply, resolve};
 
-#[path = "suite/generator.rs"]
-mod generator;
 #[path = "suite/support.rs"]
 mod support;
 
-use generator::Generator;
-use support::{Random, Store, setting};
+use dstore_testkit::requests::{Generator, Random};
+use support::{Store, setting};
 
 /// Requests in an ordinary test run.
 const REQUESTS: u64 = 60_000;

@@ -106,6 +106,11 @@ impl Work {
         !self.writes() && !matches!(self, Work::Block { watched, .. } if !watched.is_empty())
     }
 
+    /// Whether it is a read that is done in portions.
+    pub(crate) fn takes_long(&self) -> bool {
+        matches!(self, Work::One(command) if dstore_kv::LongRead::is_one(command.spec, &command.args))
+    }
+
     /// Bytes of its arguments.
     pub(crate) fn bytes(&self) -> usize {
         match self {

@@ -143,6 +143,11 @@ impl Disk {
         self.stall.is_some()
     }
 
+    /// Whether a node may have room for a copy of a range's data.
+    pub(crate) fn has_room(&self, now: Time, node: u64) -> bool {
+        self.heard(now, node).is_none_or(|heard| heard.space == Space::Ample)
+    }
+
     /// What a node has told that still counts.
     fn heard(&self, now: Time, node: u64) -> Option<Heard> {
         self.heard.get(&node).copied().filter(|heard| now.since(heard.at) < REPORT_COUNTS_FOR)

@@ -42,6 +42,7 @@ mod entry;
 mod gateway;
 mod gathered;
 mod group;
+mod long_reads;
 mod membership;
 mod node;
 pub mod offline;

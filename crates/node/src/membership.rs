@@ -114,20 +114,22 @@ impl Scene<'_> {
 }
 
 impl<E: Engine> Node<E> {
-    /// Brings the members of the ranges that this node leads a step nearer to what the system range says.
-    pub(crate) fn govern(&mut self, now: Now) -> Result<(), NodeError> {
+    /// Brings the members of the ranges that this node leads a step nearer to what the system range says. True while they are
+    /// on the way.
+    pub(crate) fn govern(&mut self, now: Now) -> Result<bool, NodeError> {
         let led = self.groups.iter().filter(|(_, group)| group.serving().is_some());
         let led: Vec<RangeId> = led.map(|(range, _)| *range).collect();
         if led.is_empty() {
-            return Ok(());
+            return Ok(false);
         }
         let records = Self::node_records(&self.engine)?;
+        let mut busy = false;
         for range in led {
             let kept = if range == SYSTEM_RANGE { self.not_gone_elsewhere(now, &records)? } else { Vec::new() };
-            self.govern_range(now, range, &records, &kept);
+            busy |= self.govern_range(now, range, &records, &kept) || !kept.is_empty();
             self.forget_removed(now, range, &records)?;
         }
-        Ok(())
+        Ok(busy)
     }
 
     /// Nobody asks again for what a removed gateway had executed, once its requests have timed out everywhere.
@@ -152,6 +154,9 @@ impl<E: Engine> Node<E> {
         let members = self.groups.get(&SYSTEM_RANGE).map(|group| group.raft.configuration().members());
         let members = members.unwrap_or_default();
         let mut kept = Vec::new();
+        if planted!(self, LeaveSystemRangeFirst) {
+            return Ok(kept);
+        }
         for record in records.iter().filter(|record| record.is_removed() && members.contains(&NodeId(record.node))) {
             for range in RANGES.into_iter().filter(|range| *range != SYSTEM_RANGE) {
                 if !self.is_gone(now, range, record.node)? {
@@ -162,17 +167,20 @@ impl<E: Engine> Node<E> {
         Ok(kept)
     }
 
-    fn govern_range(&mut self, now: Now, range: RangeId, records: &[NodeRecord], kept: &[NodeId]) {
-        let Some(group) = self.groups.get_mut(&range) else { return };
+    /// True if the range's members change, or should.
+    fn govern_range(&mut self, now: Now, range: RangeId, records: &[NodeRecord], kept: &[NodeId]) -> bool {
+        let Some(group) = self.groups.get_mut(&range) else { return false };
         let status = group.status();
         let commit = LogIndex(status.commit.0);
         let caught_up_at = std::mem::replace(&mut group.governed_at, commit);
         if status.configuration.is_joint() {
-            return;
+            return true;
         }
         let voters_max = self.limits.voters_max;
         let scene = Scene { status: &status, records, voters_max, kept, caught_up_at, now: now.mono };
-        match scene.next_step() {
+        let step = scene.next_step();
+        let busy = step != Step::Nothing;
+        match step {
             Step::Nothing => {}
             Step::HandOver(to) => match self.hand_over_range(now, range, Some(to.0)) {
                 Ok(to) => tracing::info!("range {range}: this node is to leave and hands leadership to node {to:016x}"),
@@ -180,6 +188,14 @@ impl<E: Engine> Node<E> {
             },
             Step::Change(changes) => self.change_members(range, &changes),
         }
+        busy
+    }
+
+    /// Whether a removed node has no part in a range any more, as far as this node knows.
+    pub(crate) fn is_out(&self, node: u64, range: RangeId) -> bool {
+        let group = self.groups.get(&range);
+        let is_member = group.is_some_and(|group| group.raft.configuration().is_member(NodeId(node)));
+        self.roster.is_removed(node) && !is_member
     }
 
     fn change_members(&mut self, range: RangeId, changes: &[Change]) {

@@ -20,10 +20,11 @@ use crate::gateway::{
     ClientAddress, DEADLINE_INTERVAL, Facts, Gateway, Host, RETRY_INTERVAL, SessionId, Sessions, Stats,
 };
 use crate::group::{Effects, Event, Group, GroupParts};
+use crate::long_reads::LongReads;
 use crate::replica::Applied;
 use crate::roster::Roster;
 use crate::transfer::Transfers;
-use crate::wire::{self, RaftBody};
+use crate::wire::{self, Executed, RaftBody, Refused};
 
 /// The time of an event. A driver samples it after it has read the bytes the event is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -300,6 +301,11 @@ const BUSY_RETRY: Duration = Duration::from_millis(5);
 /// How often members are told what nobody needs of the log any more, and a node says where it is.
 const HOUSEKEEPING_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How often the members of the ranges led here are compared with what they should be.
+const GOVERNING_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while they are not so.
+const GOVERNING_INTERVAL_BUSY: Duration = Duration::from_millis(100);
+
 /// A member of a cluster, as a node that starts is told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
@@ -356,6 +362,7 @@ pub struct Node<E> {
     pub(crate) groups: BTreeMap<RangeId, Group>,
     pub(crate) sessions: Sessions,
     pub(crate) cursors: Cursors,
+    pub(crate) long_reads: LongReads,
     pub(crate) limits: NodeLimits,
     pub(crate) facts: Facts,
     pub(crate) stats: Stats,
@@ -368,6 +375,7 @@ pub struct Node<E> {
     /// No record of the expiry index is due before this time.
     sweep_from_ms: u64,
     next_housekeeping: Time,
+    next_governing: Time,
 
     // The gateway's part.
     pub(crate) gateway: Gateway,
@@ -445,6 +453,7 @@ impl<E: Engine> Node<E> {
             groups,
             sessions: Sessions::default(),
             cursors: Cursors::new(seed),
+            long_reads: LongReads::default(),
             limits,
             facts,
             stats: Stats::default(),
@@ -455,6 +464,7 @@ impl<E: Engine> Node<E> {
             next_sweep_us: now.wall_us,
             sweep_from_ms: 0,
             next_housekeeping: now.mono,
+            next_governing: now.mono,
             gateway: Gateway::new(now.mono),
             ready: VecDeque::new(),
             later: Vec::new(),
@@ -570,8 +580,10 @@ impl<E: Engine> Node<E> {
         let refuse = |code, message: String| Err(Status::new(code, Execution::NotExecuted, message));
         let result = match method {
             number if number == wire::EXECUTE.number => match wire::EXECUTE.decode_request(body) {
-                Ok(_) if self.roster.is_removed(from.0) => {
-                    refuse(Code::InvalidRequest, "this node was removed from the cluster".to_owned())
+                // What it had executed will be forgotten, so it has nothing executed any more. Its clients go elsewhere: it
+                // ends as soon as it hears of this.
+                Ok(execute) if self.is_out(from.0, RangeId(execute.range)) => {
+                    Ok(Executed::refusal(Refused::NotLeader).encode_to_vec().into())
                 }
                 Ok(execute) => return self.execute_for(now, from, request, execute),
                 Err(status) => Err(status),
@@ -632,6 +644,7 @@ impl<E: Engine> Node<E> {
     pub fn end_turn(&mut self, now: Now) -> Result<(), NodeError> {
         self.turn += 1;
         self.ready.extend(self.later.drain(..));
+        self.read_on(now)?;
         loop {
             self.dispatch(now)?;
             for range in RANGES {
@@ -723,11 +736,14 @@ impl<E: Engine> Node<E> {
             self.expire(now)?;
         }
         self.wake(now)?;
+        if now.mono >= self.next_governing {
+            let interval = if self.govern(now)? { GOVERNING_INTERVAL_BUSY } else { GOVERNING_INTERVAL };
+            self.next_governing = now.mono + interval;
+        }
         if now.mono >= self.next_housekeeping {
             self.next_housekeeping = now.mono + HOUSEKEEPING_INTERVAL;
             self.tell_unneeded(now);
             self.announce(now)?;
-            self.govern(now)?;
             self.check_ranges(now)?;
             self.greet_somebody();
             // Who is needed by some range changes with consensus alone.
@@ -811,7 +827,7 @@ impl<E: Engine> Node<E> {
         for group in self.groups.values() {
             wait = wait.min(group.deadline().since(now.mono));
         }
-        if !self.later.is_empty() {
+        if !self.later.is_empty() || self.long_reads.is_busy() {
             return Duration::ZERO;
         }
         if !self.held.is_empty() {
@@ -867,6 +883,7 @@ impl<E: Engine> Node<E> {
     #[cfg(feature = "planted")]
     pub fn plant(&mut self, bug: crate::Planted) {
         self.planted = Some(bug);
+        self.engine.planted = Some(bug);
         self.groups.values_mut().for_each(|group| group.replica.planted = Some(bug));
     }
 }

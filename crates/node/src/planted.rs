@@ -33,11 +33,35 @@ pub enum Planted {
     WatchAhead,
     /// A write is reported durable to consensus when it is submitted.
     DurableWhenSubmitted,
+    /// A write whose sync failed counts as durable. The driver's bug, not the core's; the simulator has it in its own.
+    IgnoreFailedSync,
+    /// The log is cut up to where it is durable, whether the data is or not.
+    CutAheadOfData,
+    /// The log begins anew behind a snapshot without waiting for the data to be in.
+    LogBeforeData,
+    /// What a replica remembers of its state is kept although a snapshot has replaced that.
+    KeepReplica,
+    /// Records that were read before are not read again although a snapshot has replaced them.
+    KeepCache,
+    /// A snapshot is said to be as far as the data is on disk, and not as far as what is sent.
+    SnapshotAtFlushed,
+    /// What a range remembers of requests is not sent along with a snapshot.
+    RequestsStayBehind,
+    /// A follower's wish for a snapshot is dropped if its leader does not serve yet.
+    DropSnapshotWish,
+    /// The effects of the open entry stay where they were when consensus logs an entry of its own before it.
+    KeepPlaceOfOpenEntry,
+    /// A removed node goes when it hears of it, needed or not.
+    LeaveAtOnce,
+    /// A removed node leaves the system range when it may still lead another.
+    LeaveSystemRangeFirst,
+    /// A node whose disk was lost comes back under its old id. Its user's bug; the simulator's operator has it.
+    SameIdOnNewDisk,
 }
 
 impl Planted {
     /// Every bug.
-    pub const ALL: [Planted; 14] = [
+    pub const ALL: [Planted; 26] = [
         Planted::AnswerBeforeCommit,
         Planted::AnswerBeforeDurable,
         Planted::ReadWithoutLease,
@@ -52,5 +76,17 @@ impl Planted {
         Planted::ReuseNumbers,
         Planted::WatchAhead,
         Planted::DurableWhenSubmitted,
+        Planted::IgnoreFailedSync,
+        Planted::CutAheadOfData,
+        Planted::LogBeforeData,
+        Planted::KeepReplica,
+        Planted::KeepCache,
+        Planted::SnapshotAtFlushed,
+        Planted::RequestsStayBehind,
+        Planted::DropSnapshotWish,
+        Planted::KeepPlaceOfOpenEntry,
+        Planted::LeaveAtOnce,
+        Planted::LeaveSystemRangeFirst,
+        Planted::SameIdOnNewDisk,
     ];
 }

@@ -74,6 +74,7 @@ impl Group {
         self.retention.note_flushed(persisted);
         let durable = LogIndex(self.raft.durable_index().0);
         let unneeded = self.retention.unneeded.max(self.retention.ago(FLUSHES_MAX));
+        let persisted = if planted!(self.replica, CutAheadOfData) { durable } else { persisted };
         let index = persisted.min(durable).min(unneeded);
         if index.0 > self.raft.status().base.index.0 {
             let ops = vec![LogOp::TruncatePrefix { range: self.replica.range(), index }];

@@ -148,8 +148,14 @@ impl<E: Engine> Node<E> {
         if self.has_left() {
             self.note_own_removal();
         }
-        let needed = self.groups.values().flat_map(|group| group.raft.configuration().members());
-        let needed: BTreeSet<u64> = needed.map(|node| node.0).collect();
+        let groups = || self.groups.values();
+        let members = groups().flat_map(|group| group.raft.configuration().members());
+        let leaders = groups().filter_map(|group| group.leader().map(|(leader, _)| leader));
+        let mut needed: BTreeSet<u64> = members.chain(leaders).map(|node| node.0).collect();
+        if groups().any(|group| !group.raft.configuration().is_member(dstore_raft::NodeId(me))) {
+            // This copy is from before this node came, so it does not tell on whom the range counts.
+            needed.extend(self.roster.all().map(|record| record.node));
+        }
         for (node, address) in self.roster.changes(me, &needed) {
             self.outputs.push_back(Output::Peer { node: NodeId(node), address });
         }
@@ -158,7 +164,8 @@ impl<E: Engine> Node<E> {
     /// Whether this node was removed, and no range counts on it any more, as their leaders have told. Before that it must not
     /// go: its vote may be needed for the change that lets it go.
     fn has_left(&self) -> bool {
-        self.groups.keys().all(|range| self.left.contains(range))
+        let told = self.groups.keys().all(|range| self.left.contains(range));
+        told || (planted!(self, LeaveAtOnce) && self.roster.is_removed(self.identity.node.0))
     }
 
     /// Whether a removed node has left a range that this node leads, for good: the members that are applied, and so
@@ -231,11 +238,18 @@ impl<E: Engine> Node<E> {
         }
     }
 
+    /// Whether a node belongs to the cluster: by its record, or because a range counts on it. After a crash the data may be from
+    /// before that node came while the log has the change already, which waits for its vote.
+    fn is_known(&self, node: u64) -> bool {
+        let id = dstore_raft::NodeId(node);
+        self.roster.get(node).is_some() || self.groups.values().any(|group| group.raft.configuration().is_member(id))
+    }
+
     /// A peer says who it is, or that another was removed.
     pub(crate) fn greeted_by(&mut self, now: Now, from: NodeId, record: &NodeRecord) -> Result<Greeted, NodeError> {
         if record.is_removed() {
             self.roster.note(record);
-        } else if record.node == from.0 && self.roster.get(from.0).is_some() {
+        } else if record.node == from.0 && self.is_known(from.0) {
             self.roster.note(record);
             self.note_node(now, record)?;
         }

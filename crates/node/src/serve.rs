@@ -213,8 +213,14 @@ impl<E: Engine> Node<E> {
     fn serve_reads(&mut self, now: Now, range: RangeId, task: Task) -> Result<(), NodeError> {
         let mut done = Vec::with_capacity(task.batch.items.len());
         let mut bytes = 0;
-        for item in &task.batch.items {
+        let batch = task.batch.clone();
+        for item in &batch.items {
             let order = if planted!(self, ReadUncommitted) { Order::Logged } else { Order::Applied };
+            if let Work::One(command) = &item.work
+                && let Some(read) = self.long_read(command)
+            {
+                return self.begin_long(now, range, task, done, (command.db, read));
+            }
             match self.try_item(now, range, order, item)? {
                 Tried::Done(outcome) => done.push(outcome),
                 Tried::TooLarge(what) => done.push(Done::Reply(nothing_done(what))),
@@ -480,7 +486,7 @@ impl<E: Engine> Node<E> {
     }
 
     /// Tells what came of a batch.
-    fn finish(&mut self, now: Now, task: &Task, done: Vec<Done>) -> Result<(), NodeError> {
+    pub(crate) fn finish(&mut self, now: Now, task: &Task, done: Vec<Done>) -> Result<(), NodeError> {
         match task.who {
             Who::Session(session) => self.complete(now, session, task.batch.first, done)?,
             Who::Peer(request) => self.answer_peer(request, Executed::of(&task.batch, &done)),
@@ -489,7 +495,7 @@ impl<E: Engine> Node<E> {
     }
 
     /// Gives a batch back that was not executed here, or of which nobody knows.
-    fn hand_back(&mut self, task: &Task, why: Refused) {
+    pub(crate) fn hand_back(&mut self, task: &Task, why: Refused) {
         match task.who {
             Who::Session(session) => self.take_back(session, task.batch.first, why),
             Who::Peer(request) => self.answer_peer(request, Executed::refusal(why)),

@@ -105,7 +105,9 @@ impl Group {
         };
         assert_eq!(last, snapshot.last, "range {range}: consensus accepts the snapshot that came");
         tracing::info!("range {range}: the data is replaced by a snapshot at entry {last}");
-        self.writes.hold();
+        if !planted!(self.replica, LogBeforeData) {
+            self.writes.hold();
+        }
         outputs.push_back(Output::Install { range, install, ops: Vec::new() });
         self.writes.submit(now, waiting, ops, outputs);
     }
@@ -114,7 +116,9 @@ impl Group {
     fn installed<E: Engine>(&mut self, engine: &E, outputs: &mut VecDeque<Output>) -> Result<(), NodeError> {
         let range = self.replica.range();
         let applied = Applied::decode(engine.get(&Applied::key(range))?.as_deref())?;
-        self.replica.begin_again(applied);
+        if !planted!(self.replica, KeepReplica) {
+            self.replica.begin_again(applied);
+        }
         self.installation = Installation::None;
         self.writes.let_go(outputs);
         Ok(())
@@ -138,19 +142,46 @@ impl<E: Engine> Node<E> {
         while self.transfers.current.is_none()
             && let Some((range, to)) = self.transfers.wanted.pop_front()
         {
-            self.produce_snapshot(range, to)?;
+            if self.disk.has_room(now.mono, to.0) {
+                self.produce_snapshot(range, to)?;
+            } else if let Some(group) = self.groups.get_mut(&range) {
+                // It would refuse; it asks again.
+                group.raft.snapshot_failed(to);
+            }
         }
         Ok(())
+    }
+
+    #[cfg_attr(not(feature = "planted"), allow(clippy::unused_self))]
+    fn spans_to_send(&self, range: RangeId) -> Spans {
+        if planted!(self, RequestsStayBehind) {
+            let requests = [0, u64::MAX].map(|bound| Bytes::from(local::request_bound(range, bound, bound)));
+            let spans = spans_of(range);
+            let [before, behind] = requests;
+            let around = spans.iter().flat_map(|span| {
+                let halves = [span.start.clone()..before.clone(), behind.clone()..span.end.clone()];
+                if span.contains(&before) { halves.to_vec() } else { vec![span.clone()] }
+            });
+            return Spans::new(around.collect()).expect("they ascend");
+        }
+        spans_of(range)
     }
 
     fn produce_snapshot(&mut self, range: RangeId, to: NodeId) -> Result<(), NodeError> {
         // What is applied is committed, so a leader that does not serve yet may send it too; and one that leads no more is
         // not taken up on it.
+        let spans = self.spans_to_send(range);
         let Some(group) = self.groups.get_mut(&range) else { return Ok(()) };
+        if planted!(self, DropSnapshotWish) && group.serving().is_none() {
+            return Ok(());
+        }
         self.transfers.last_id += 1;
         let id = self.transfers.last_id;
-        let export = Export::begin(&self.engine, id, spans_of(range));
-        let applied = Applied::decode(export.reader().get(&Applied::key(range))?.as_deref())?;
+        let export = Export::begin(&self.engine, id, spans);
+        let mut applied = Applied::decode(export.reader().get(&Applied::key(range))?.as_deref())?;
+        if planted!(self, SnapshotAtFlushed) {
+            applied = Applied::decode(self.engine.get_persisted(&Applied::key(range))?.as_deref())?;
+        }
         let members = export.reader().get(&local::members_key(range))?;
         let configuration = members.and_then(|stored| Configuration::decode(&stored).ok());
         let meta = SnapshotMeta {
@@ -224,7 +255,7 @@ impl<E: Engine> Node<E> {
         if !self.takes_snapshots() {
             return Err(refuse(Code::Overloaded, "the disk of this node is nearly full".to_owned()));
         }
-        let install = Install::begin(&self.engine, opening.id, spans_of(range));
+        let install = Install::begin(&self.engine, opening.id, self.spans_to_send(range));
         install.map(|install| (range, install)).map_err(|error| refuse(Code::Overloaded, error.to_string()))
     }
 

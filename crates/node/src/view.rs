@@ -4,17 +4,17 @@ use std::ops::{Bound, ControlFlow, Range};
 
 use bytes::Bytes;
 use dstore_kv::{View, ViewError, Visitor};
-use dstore_storage::{Direction, Engine, EngineError};
+use dstore_storage::{Direction, EngineError, Reader};
 
 use crate::overlay::{Covered, Overlay};
 
 /// The engine, and on top of it the overlay if there is one to be seen.
-pub(crate) struct OverlayView<'a, E> {
+pub(crate) struct OverlayView<'a, E: ?Sized> {
     pub(crate) engine: &'a E,
     pub(crate) overlay: Option<&'a Overlay>,
 }
 
-impl<E: Engine> View for OverlayView<'_, E> {
+impl<E: Reader + ?Sized> View for OverlayView<'_, E> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError> {
         match self.overlay.map_or(Covered::Open, |overlay| overlay.get(key)) {
             Covered::Value(value) => Ok(Some(value.clone())),
@@ -92,7 +92,7 @@ fn unreadable(error: EngineError) -> ViewError {
 
 #[cfg(test)]
 mod tests {
-    use dstore_storage::{LogIndex, MemoryEngine, WriteOp};
+    use dstore_storage::{Engine as _, LogIndex, MemoryEngine, WriteOp};
 
     use super::*;
 

@@ -487,3 +487,24 @@ fn a_queue_that_is_too_long_is_refused_and_leaves_nothing() {
     assert!(driver.settle(client, "EXEC").starts_with("-EXECABORT"));
     assert_eq!(driver.settle(client, "EXISTS k"), ":0");
 }
+
+#[test]
+fn a_select_within_a_block_holds_back_what_is_behind_it_though_an_earlier_block_ends_first() {
+    let mut driver = Driver::new();
+    let client = driver.connect();
+    let lines = |driver: &mut Driver, lines: &[&str]| {
+        lines.iter().for_each(|line| driver.request(client, line));
+        driver.end_turn();
+    };
+    lines(&mut driver, &["MULTI", "SET first 1", "EXEC"]);
+    lines(&mut driver, &["MULTI", "SET second 2", "SELECT 1", "EXEC", "SELECT 0", "SET third 3"]);
+    for _ in 0..5 {
+        driver.sync_all();
+        driver.end_turn();
+    }
+    driver.replies(client);
+    assert_eq!(driver.settle(client, "GET third"), "$1 3");
+    assert_eq!(driver.settle(client, "SELECT 0"), "+OK");
+    assert_eq!(driver.settle(client, "MGET first second third"), "*3 $1 1 $1 2 $1 3");
+    assert!(driver.settle(client, "CLIENT LIST").contains(" db=0 "));
+}

@@ -180,6 +180,20 @@ fn a_node_that_has_moved_says_so_itself() {
 }
 
 #[test]
+fn a_node_that_lost_where_the_others_are_is_told_by_them() {
+    let mut cluster = with_data();
+    cluster.join(2, "two:1");
+    cluster.until("two vote", |cluster| cluster.vote(&[1, 2]));
+    // Its log counts the other as a voter, and its data does not have the record of where that is: neither can be decided
+    // without the other.
+    cluster.restart(1, "one:1", true);
+    cluster.until("both ranges are led", |cluster| {
+        cluster.leader(SYSTEM_RANGE).is_some() && cluster.leader(USER_RANGE).is_some()
+    });
+    assert_eq!(cluster.machines[&1].node.status().unwrap().members.len(), 2);
+}
+
+#[test]
 fn replicas_that_differ_are_found_and_named() {
     let mut cluster = of_three();
     for range in [SYSTEM_RANGE, USER_RANGE] {

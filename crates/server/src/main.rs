@@ -44,15 +44,21 @@ fn main() -> ExitCode {
     match cli::main() {
         Ok(code) => {
             console::flush_lines();
-            code
+            if code == ExitCode::SUCCESS { end(0) } else { code }
         }
         Err(error) => {
             let code = error.chain().find_map(exit_code).unwrap_or(EXIT_REFUSED);
             console::flush_lines();
             complain(&one_line(&error));
-            ExitCode::from(code)
+            end(code)
         }
     }
+}
+
+/// Ends the process at once. Threads that are still busy with the disk, perhaps for ever, must not meet the destructors of
+/// RocksDB's static data, which an ordinary exit runs under their feet.
+fn end(code: u8) -> ! {
+    signal_hook::low_level::exit(code.into())
 }
 
 /// An error with its causes, as far as it does not tell them itself.

@@ -17,7 +17,6 @@ use signal_hook::iterator::Signals;
 
 use crate::admin;
 use crate::clock::{self, random_u64};
-use crate::complain;
 use crate::config::{Config, Reads};
 use crate::console::{detach_lines, say};
 use crate::data_dir::DataDir;
@@ -30,6 +29,7 @@ use crate::reclaim::Reclaimer;
 use crate::restart::{Phases, Replay};
 use crate::space::{self, Watch, Watcher};
 use crate::store::{self, Flusher, SharedEngine};
+use crate::{complain, end};
 
 /// Unsent replies at which a client is given up, in largest replies: what is under way when the high-water mark is passed
 /// must still find room, with what the encoding adds.
@@ -138,13 +138,13 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
 /// Ends the process even if what is left of it waits for a disk that does not answer any more.
 fn end_soon(fatal: &Fatal) {
     let (message, code) = (fatal.to_string(), fatal.exit_code());
-    let end = move || {
+    let wait = move || {
         std::thread::sleep(LAST_WAIT);
         complain(&message);
-        std::process::exit(code.into());
+        end(code)
     };
     // Without a thread to give, the system will hardly have a disk to wait for.
-    let _ = std::thread::Builder::new().name("end".to_owned()).spawn(end);
+    let _ = std::thread::Builder::new().name("end".to_owned()).spawn(wait);
 }
 
 /// Looks at the room on the disk from now on.

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use dstore_node::{Administer, Applied, Facts, Join, Member, Node, NodeLimits, NodeParts, SYSTEM_RANGE, USER_RANGE};
+use dstore_node::{
+    Administer, Applied, Facts, Join, Member, Node, NodeLimits, NodeParts, SYSTEM_RANGE, Space, USER_RANGE,
+};
 use dstore_raft::Configuration;
 use dstore_rpc::{ClusterId, Config, Identity, Incarnation, NodeId, Secret};
 use dstore_storage::layout::local;
@@ -106,6 +108,8 @@ pub struct Machine {
     pub stalled_until: Moment,
     /// Syncs take so many times as long as they should.
     pub slowness: u64,
+    /// How much room there is on its disk.
+    pub space: Space,
     /// Its disk has failed: the process has to end by itself when it next needs it.
     pub broken: bool,
     /// It is to crash at some point: with its power, or without.
@@ -140,6 +144,7 @@ impl Machine {
             working: false,
             stalled_until: 0,
             slowness: 1,
+            space: Space::Ample,
             broken: false,
             crash_at: None,
             has_power: true,
@@ -248,7 +253,11 @@ impl Machine {
         let carrier = Carrier::new(settings.chunk_bytes);
         // What the user said of others' moves was said once.
         self.contacts.iter_mut().for_each(|contact| contact.moved = false);
-        self.process = Some(Process::new(core, peers, self.log.clone(), carrier, self.name()));
+        let mut process = Process::new(core, peers, self.log.clone(), carrier, self.name());
+        process.note_space(self.space);
+        #[cfg(feature = "planted")]
+        (process.ignores_failed_syncs = settings.planted == Some(dstore_node::Planted::IgnoreFailedSync));
+        self.process = Some(process);
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! Faults: which, how often, how long. Every seed draws its own mixture, some mild, some brutal, some of one kind only
 //! ("swarm testing", Groce et al., ISSTA 2012): a system that survives everything at once may still fall to one thing alone.
 
+use dstore_node::Space;
+
 use crate::machine::CrashAt;
 use crate::network::{Machine, Quality};
 use crate::random::Random;
@@ -34,6 +36,8 @@ pub enum Kind {
     Broken,
     /// A disk that takes long for everything.
     Sluggish,
+    /// A disk that is full, or nearly so.
+    Full,
     /// A node that comes.
     Join,
     /// A node that goes.
@@ -47,7 +51,7 @@ pub enum Kind {
 }
 
 /// All kinds, in the order of their weights.
-pub const KINDS: [Kind; 17] = [
+pub const KINDS: [Kind; 18] = [
     Kind::Partition,
     Kind::Crash,
     Kind::Pause,
@@ -60,6 +64,7 @@ pub const KINDS: [Kind; 17] = [
     Kind::Flush,
     Kind::Broken,
     Kind::Sluggish,
+    Kind::Full,
     Kind::Join,
     Kind::Remove,
     Kind::Wipe,
@@ -123,6 +128,8 @@ pub enum Fault {
     },
     /// A disk takes so many times as long as it should.
     Sluggish(Machine, u64),
+    /// A disk has so much room.
+    Full(Machine, Space),
     /// A new machine is switched on and asks to join.
     Join,
     /// An operator asks to remove a node.
@@ -254,6 +261,7 @@ impl Temper {
                 Fault::Broken { machine, log, data }
             }
             Kind::Sluggish => Fault::Sluggish(machine, *random.pick(&[10, 50, 200])),
+            Kind::Full => Fault::Full(machine, *random.pick(&[Space::Low, Space::Critical])),
             Kind::Join => Fault::Join,
             Kind::Remove => Fault::Remove(machine),
             Kind::Wipe => Fault::Wipe(machine),

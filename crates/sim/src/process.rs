@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
-use dstore_node::{ClientAddress, Host, LogUse, Node, NodeError, Now, Output, SessionId, Usage};
+use dstore_node::{ClientAddress, Host, LogUse, Node, NodeError, Now, Output, SessionId, Space, Usage};
 use dstore_resp::{Decoded, RequestDecoder, encode};
 use dstore_storage::{Log, LogError, LogIndex, LogOp, MemoryEngine, MemoryLog, RangeId};
 
@@ -76,8 +76,11 @@ struct Client {
     ended: bool,
 }
 
+/// Writes of ranges that have ended.
+type Ended = VecDeque<(RangeId, u64, Result<(), LogError>)>;
+
 /// What the log has on disk and the loop does not know of yet.
-type Completions = Arc<Mutex<VecDeque<(RangeId, u64, Result<(), LogError>)>>>;
+type Completions = Arc<Mutex<Ended>>;
 
 /// A running node. See the [module](self).
 pub struct Process {
@@ -90,8 +93,13 @@ pub struct Process {
     /// How far a flush has brought the ranges, unless the core knows.
     flushed: Vec<(RangeId, LogIndex)>,
     carrier: Carrier,
+    /// How much room the disk has, unless the core knows.
+    space: Option<Space>,
     /// It was told that it is a member no more.
     removed: bool,
+    /// Its driver takes a sync that failed for one that succeeded.
+    #[cfg(feature = "planted")]
+    pub ignores_failed_syncs: bool,
     name: String,
 }
 
@@ -127,7 +135,10 @@ impl Process {
             streams: BTreeMap::new(),
             flushed: Vec::new(),
             carrier,
+            space: None,
             removed: false,
+            #[cfg(feature = "planted")]
+            ignores_failed_syncs: false,
             name,
         }
     }
@@ -140,6 +151,11 @@ impl Process {
     /// The engine was flushed: so far would a power loss leave each range at least.
     pub fn note_flushed(&mut self, flushed: Vec<(RangeId, LogIndex)>) {
         self.flushed = flushed;
+    }
+
+    /// The disk has so much room.
+    pub fn note_space(&mut self, space: Space) {
+        self.space = Some(space);
     }
 
     /// Whether the log, or another thread, has told of something since the last turn.
@@ -173,6 +189,10 @@ impl Process {
     pub fn think(&mut self, inputs: Vec<Input>, around: &mut Surroundings<'_>) -> Result<(), Fatal> {
         let now = around.now();
         let instant = around.clock.instant(around.moment);
+        if let Some(space) = self.space.take() {
+            let free_bytes = if space == Space::Ample { 1 << 40 } else { 1 << 20 };
+            self.core.set_space(now, space, free_bytes);
+        }
         for input in inputs {
             let Input { stream, end, is_peer, arrival } = input;
             if is_peer {
@@ -184,6 +204,8 @@ impl Process {
         loop {
             let next = self.completions().pop_front();
             let Some((range, ticket, result)) = next else { break };
+            #[cfg(feature = "planted")]
+            let result = if self.ignores_failed_syncs { Ok(()) } else { result };
             result?;
             self.core.handle_durable(now, range, ticket);
         }
@@ -242,7 +264,7 @@ impl Process {
         around.trace.note(around.moment, format_args!("{} {what}", self.name));
     }
 
-    fn completions(&self) -> std::sync::MutexGuard<'_, VecDeque<(RangeId, u64, Result<(), LogError>)>> {
+    fn completions(&self) -> std::sync::MutexGuard<'_, Ended> {
         self.completions.lock().expect("one thread runs the simulation, and a panic ends it")
     }
 

@@ -12,6 +12,7 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,7 +20,7 @@ use crate::client::{Client, Reply};
 use crate::namespaces::{Network, dial};
 use crate::ports::free_ports;
 use crate::powerloss::{Cut, PowerLoss, Style};
-use crate::process::{Dstore, PATIENCE, Refused, Server, Starting, listens_on};
+use crate::process::{Dstore, PATIENCE, Refused, Server, Starting, dstore_program, listens_on, run};
 use crate::scratch::Scratch;
 
 /// Between two looks at a node that is not yet where it should be.
@@ -95,24 +96,11 @@ impl Plan {
         };
         let (addresses, peers) = (at(7_000), at(7_100));
         let all_peers = peers.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(",");
-        let members = (0..self.nodes).map(|node| {
-            let data = scratch.directory(&format!("node{node}"));
-            let (listen, peer) = (addresses[node].to_string(), peers[node].to_string());
-            let mut flags = vec!["--listen", &listen, "--peers", &all_peers, "--peer-listen", &peer];
-            flags.extend(["--cluster-secret-file", secret.to_str().expect("scratch paths are UTF-8")]);
-            if self.network.is_some() {
-                flags.extend(["--protected-mode", "false"]); // nobody else is in that network
-            }
-            flags.extend(self.flags.iter().map(String::as_str));
-            let power = self.is_watched.then(|| {
-                let journal = scratch.path().join(format!("node{node}.journal"));
-                // RocksDB's text log goes through stdio, which the library does not see; nobody reads it back.
-                PowerLoss::watch(&data, &journal).expect("the scratch directory can be written").tolerate("LOG")
-            });
-            let dstore = Dstore::on(&data).flags(&flags);
-            Member { dstore, data, address: addresses[node], server: None, is_paused: false, power }
-        });
-        Cluster { members: members.collect(), network: self.network, scratch }
+        let mut cluster = Cluster { members: Vec::new(), plan: self, secret, scratch };
+        for (address, peer) in addresses.into_iter().zip(peers) {
+            cluster.add_member(address, peer, ["--peers", &all_peers]);
+        }
+        cluster
     }
 }
 
@@ -134,9 +122,12 @@ struct Member {
     dstore: Dstore,
     data: PathBuf,
     address: SocketAddr,
+    peer: SocketAddr,
     /// None while it is down.
     server: Option<Server>,
     is_paused: bool,
+    /// It was removed from the cluster, and does not come back.
+    is_gone: bool,
     power: Option<PowerLoss>,
 }
 
@@ -151,6 +142,12 @@ pub struct RaftInfo {
     pub commit: u64,
     /// Highest index that is in its data.
     pub applied: u64,
+    /// The entry after which its log begins.
+    pub begin: u64,
+    /// Its id.
+    pub id: String,
+    /// All nodes that it knows, and their parts: `voter`, `learner` or `none`.
+    pub parts: Vec<(String, String)>,
 }
 
 impl RaftInfo {
@@ -164,7 +161,22 @@ impl RaftInfo {
             term: number("raft_term")?,
             commit: number("raft_commit")?,
             applied: number("raft_applied")?,
+            begin: number("raft_last")?.saturating_sub(number("raft_log_entries")?),
+            id: field("raft_node")?,
+            parts: text.lines().filter_map(Self::part).collect(),
         })
+    }
+
+    /// A line `raft_memberN:id=...,part=...`.
+    fn part(line: &str) -> Option<(String, String)> {
+        let (_, fields) = line.trim_end().strip_prefix("raft_member")?.split_once(':')?;
+        let field = |name: &str| fields.split(',').find_map(|field| field.strip_prefix(name)).map(str::to_owned);
+        Some((field("id=")?, field("part=")?))
+    }
+
+    /// How many of the nodes that it knows vote.
+    pub fn voters(&self) -> usize {
+        self.parts.iter().filter(|(_, part)| part == "voter").count()
     }
 }
 
@@ -189,12 +201,111 @@ impl Dialer {
 #[derive(Debug)]
 pub struct Cluster {
     members: Vec<Member>,
-    network: Option<Arc<Network>>,
+    plan: Plan,
+    secret: PathBuf,
     scratch: Scratch, // last, so that it goes when nobody writes there any more
 }
 
 impl Cluster {
-    /// How many nodes it was planned with.
+    /// Makes a place for a node that is not started yet. `entry` are the flags by which it finds its cluster.
+    fn add_member(&mut self, address: SocketAddr, peer: SocketAddr, entry: [&str; 2]) {
+        let node = self.members.len();
+        let data = self.scratch.directory(&format!("node{node}"));
+        let (listen, peer_listen) = (address.to_string(), peer.to_string());
+        let mut flags = vec!["--listen", &listen, "--peer-listen", &peer_listen];
+        flags.extend(entry);
+        flags.extend(["--cluster-secret-file", self.secret.to_str().expect("scratch paths are UTF-8")]);
+        if self.plan.network.is_some() {
+            flags.extend(["--protected-mode", "false"]); // nobody else is in that network
+        }
+        flags.extend(self.plan.flags.iter().map(String::as_str));
+        let power = self.plan.is_watched.then(|| {
+            let journal = self.scratch.path().join(format!("node{node}.journal"));
+            // RocksDB's text log goes through stdio, which the library does not see; nobody reads it back.
+            PowerLoss::watch(&data, &journal).expect("the scratch directory can be written").tolerate("LOG")
+        });
+        let dstore = Dstore::on(&data).flags(&flags);
+        let (server, is_paused, is_gone) = (None, false, false);
+        self.members.push(Member { dstore, data, address, peer, server, is_paused, is_gone, power });
+    }
+
+    /// A new node, which is to join through the node `via`. It is not started. Gives its number. On loopback only.
+    pub fn prepare_to_join(&mut self, via: usize) -> usize {
+        let [address, peer] = free_ports(2)[..] else { panic!("two ports were asked for") };
+        let via = self.members[via].peer.to_string();
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        self.add_member(at(address), at(peer), ["--join", &via]);
+        self.members.len() - 1
+    }
+
+    /// A new node, which joins through the node `via`, once it serves clients. Gives its number.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn join(&mut self, via: usize) -> usize {
+        let node = self.prepare_to_join(via);
+        self.restart(node);
+        node
+    }
+
+    /// Has the node `via` remove `node` from the cluster; one that runs then ends by itself, with exit code 4.
+    ///
+    /// # Panics
+    ///
+    /// When it is not removed, or does not end so.
+    pub fn remove(&mut self, via: usize, node: usize, id: &str) {
+        let peer = self.members[via].peer.to_string();
+        let mut command = Command::new(dstore_program());
+        command.args(["cluster", "remove", id, "--peer", &peer, "--cluster-secret-file"]).arg(&self.secret);
+        run(&mut command, b"");
+        if let Some(server) = self.members[node].server.take() {
+            assert_eq!(server.wait().code(), Some(4), "node {node}:\n{}", self.stderr(node));
+        }
+        self.members[node].is_gone = true;
+    }
+
+    /// Has all nodes compare their replicas while they run, and gives what came of it.
+    ///
+    /// # Panics
+    ///
+    /// When they differ, or one does not answer.
+    pub fn check(&self) -> String {
+        let peers =
+            self.living().into_iter().map(|node| self.members[node].peer.to_string()).collect::<Vec<_>>().join(",");
+        let mut command = Command::new(dstore_program());
+        run(command.args(["cluster", "check", "--peer", &peers, "--cluster-secret-file"]).arg(&self.secret), b"")
+    }
+
+    /// The numbers of the nodes that were not removed.
+    pub fn living(&self) -> Vec<usize> {
+        self.nodes().filter(|node| !self.members[*node].is_gone).collect()
+    }
+
+    /// A node's id; waits until it says.
+    ///
+    /// # Panics
+    ///
+    /// When it does not within [`PATIENCE`].
+    pub fn id(&self, node: usize) -> String {
+        self.wait("a node's id", |cluster| cluster.raft(node).map(|info| info.id))
+    }
+
+    /// Waits until every node that was not removed knows all of these and no others, `voters` of them voting.
+    ///
+    /// # Panics
+    ///
+    /// When they do not within [`PATIENCE`].
+    pub fn wait_members(&self, voters: usize) {
+        let living = self.living();
+        self.wait("members that are as they should be", |cluster| {
+            let infos: Vec<RaftInfo> = living.iter().map(|node| cluster.raft(*node)).collect::<Option<_>>()?;
+            let is_right = |info: &RaftInfo| info.voters() == voters && info.parts.len() == living.len();
+            infos.iter().all(is_right).then_some(())
+        });
+    }
+
+    /// How many nodes it was planned with, and how many joined.
     pub fn len(&self) -> usize {
         self.members.len()
     }
@@ -209,9 +320,10 @@ impl Cluster {
         0..self.members.len()
     }
 
-    /// The number of another node, and of the one after it, and so on.
+    /// The number of another node that was not removed, and of the one after it, and so on.
     pub fn others(&self, node: usize) -> Vec<usize> {
-        (1..self.len()).map(|step| (node + step) % self.len()).collect()
+        let others = (1..self.len()).map(|step| (node + step) % self.len());
+        others.filter(|other| !self.members[*other].is_gone).collect()
     }
 
     /// Where clients of a node find it.
@@ -241,7 +353,7 @@ impl Cluster {
 
     /// How connections are made.
     pub fn dialer(&self) -> Dialer {
-        Dialer { network: self.network.clone() }
+        Dialer { network: self.plan.network.clone() }
     }
 
     /// A node's process id; it must be up.
@@ -274,7 +386,7 @@ impl Cluster {
         if let Some(power) = &member.power {
             power.attach(&mut command);
         }
-        let command = match &self.network {
+        let command = match &self.plan.network {
             Some(network) => network.inside(node, &command),
             None => command,
         };
@@ -288,7 +400,7 @@ impl Cluster {
     ///
     /// When one does not.
     pub fn start_all(&mut self) {
-        let down: Vec<usize> = self.nodes().filter(|node| self.members[*node].server.is_none()).collect();
+        let down: Vec<usize> = self.living().into_iter().filter(|node| self.members[*node].server.is_none()).collect();
         let starting: Vec<(usize, Starting)> = down.into_iter().map(|node| (node, self.spawn(node))).collect();
         for (node, starting) in starting {
             let ready = starting.wait(listens_on);
@@ -449,7 +561,8 @@ impl Cluster {
     /// When they have not within [`PATIENCE`].
     pub fn wait_all_equal(&self) -> u64 {
         self.wait("nodes that have applied the same", |cluster| {
-            let all: Vec<RaftInfo> = cluster.nodes().map(|node| cluster.raft(node)).collect::<Option<_>>()?;
+            let living = cluster.living().into_iter();
+            let all: Vec<RaftInfo> = living.map(|node| cluster.raft(node)).collect::<Option<_>>()?;
             let first = all.first()?;
             all.iter().all(|info| info.applied == first.commit && info.commit == first.commit).then_some(first.commit)
         })
@@ -496,9 +609,20 @@ mod tests {
 
     #[test]
     fn what_a_node_says_of_itself_is_read() {
-        let text =
-            "# Raft\r\nraft_role:leader\r\nraft_term:7\r\nraft_leader:1\r\nraft_commit:12\r\nraft_applied:11\r\n";
-        let expected = RaftInfo { role: "leader".into(), term: 7, commit: 12, applied: 11 };
+        let text = "# Raft\r\nraft_node:ab\r\nraft_role:leader\r\nraft_term:7\r\nraft_leader:1\r\nraft_commit:12\r\n\
+            raft_applied:11\r\nraft_last:13\r\nraft_log_entries:3\r\nraft_members:2\r\n\
+            raft_member0:id=ab,peer=:1,client=:2,part=voter\r\nraft_member1:id=cd,peer=:3,client=:4,part=learner\r\n";
+        let part = |id: &str, part: &str| (id.to_owned(), part.to_owned());
+        let expected = RaftInfo {
+            role: "leader".into(),
+            term: 7,
+            commit: 12,
+            applied: 11,
+            begin: 10,
+            id: "ab".into(),
+            parts: vec![part("ab", "voter"), part("cd", "learner")],
+        };
+        assert_eq!(expected.voters(), 1);
         assert_eq!(RaftInfo::parse(text), Some(expected));
         assert_eq!(RaftInfo::parse("raft_role:leader\r\n"), None);
     }

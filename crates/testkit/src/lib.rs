@@ -4,6 +4,7 @@
 //! - [`process`]: servers that are ready when the call returns, tools that ran to their end.
 //! - [`cluster`]: several nodes, killed, paused, cut off and started again.
 //! - [`namespaces`]: machines of a private network whose packets are dropped on demand.
+//! - [`requests`]: random requests for comparisons; [`answer`]: what came back, to the byte.
 //! - [`client`]: a small Redis client that hides nothing; [`ports`]: where servers can listen again and again.
 //! - [`powerloss`]: what a power cut would have left of a killed process's files.
 //! - [`small_disk`]: a filesystem that a test can fill.
@@ -14,6 +15,7 @@
 //!
 //! The `tidy` test in this crate watches the whole repository.
 
+pub mod answer;
 pub mod client;
 pub mod cluster;
 pub mod namespaces;
@@ -21,5 +23,6 @@ pub mod ports;
 pub mod powerloss;
 pub mod process;
 pub mod python;
+pub mod requests;
 pub mod scratch;
 pub mod small_disk;

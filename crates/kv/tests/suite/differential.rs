@@ -10,9 +10,9 @@
 
 use bytes::Bytes;
 use dstore_resp::{CommandFlags, CommandId, CommandSpec, ProtocolVersion, Reply, resolve};
+use dstore_testkit::requests::{Generator, KEYS};
 
-use crate::generator::{Generator, KEYS};
-use crate::redis::{Answer, RedisClient, RedisServer};
+use crate::redis::{Answer, RedisClient, RedisServer, answer_of};
 use crate::support::{Store, setting, words};
 
 /// Requests compared in an ordinary test run.
@@ -211,7 +211,7 @@ impl Pair {
     ) -> Result<(), Difference> {
         let most = self.run_at(spec, request, *moment_ms.start()).0;
         let least = self.run_at(spec, request, *moment_ms.end()).0;
-        let (most, least) = (Answer::of(&most, self.version), Answer::of(&least, self.version));
+        let (most, least) = (answer_of(&most, self.version), answer_of(&least, self.version));
         if (&least..=&most).contains(&theirs) {
             return Ok(());
         }
@@ -234,7 +234,7 @@ impl Pair {
             return Ok(());
         }
         let theirs = whole_scan(request, |request| self.redis.pipeline(&[request]).remove(0));
-        let ours = whole_scan(request, |request| Answer::of(&self.ours.run(request), self.version));
+        let ours = whole_scan(request, |request| answer_of(&self.ours.run(request), self.version));
         if theirs == ours { Ok(()) } else { Err(format!("Redis: {theirs:?}\nours:  {ours:?}")) }
     }
 
@@ -245,7 +245,7 @@ impl Pair {
         request: &[Bytes],
         theirs: &Answer,
     ) -> Result<(), Difference> {
-        let ours = Answer::of(&self.run_at(spec, request, self.ours.now_ms).0, self.version);
+        let ours = answer_of(&self.run_at(spec, request, self.ours.now_ms).0, self.version);
         if theirs.is_error() || theirs.is_nothing() || ours.is_nothing() {
             return if *theirs == ours { Ok(()) } else { Err(differ(theirs, &ours)) };
         }
@@ -264,7 +264,7 @@ impl Pair {
         request: &[Bytes],
         theirs: &Answer,
     ) -> Result<(), Difference> {
-        let ours = Answer::of(&self.run_at(spec, request, self.ours.now_ms).0, self.version);
+        let ours = answer_of(&self.run_at(spec, request, self.ours.now_ms).0, self.version);
         let (Answer::Bulk(Some(their_payload)), Answer::Bulk(Some(our_payload))) = (theirs, &ours) else {
             return if *theirs == ours { Ok(()) } else { Err(differ(theirs, &ours)) };
         };
@@ -294,7 +294,7 @@ impl Pair {
         request: &[Bytes],
         theirs: &Answer,
     ) -> Result<(), Difference> {
-        let ours = Answer::of(&self.run_at(spec, request, self.ours.now_ms).0, self.version);
+        let ours = answer_of(&self.run_at(spec, request, self.ours.now_ms).0, self.version);
         let excused = match spec.id {
             // What APPEND and its like have made stays raw there, and a number that INCRBYFLOAT has made a string.
             CommandId::ObjectEncoding => {
@@ -356,12 +356,12 @@ fn differ(theirs: &Answer, ours: &Answer) -> Difference {
 
 impl Pair {
     fn same(&self, theirs: &Answer, ours: &Reply) -> Result<(), Difference> {
-        let ours = Answer::of(ours, self.version);
+        let ours = answer_of(ours, self.version);
         if *theirs == ours { Ok(()) } else { Err(differ(theirs, &ours)) }
     }
 
     fn same_set(&self, theirs: &Answer, ours: &Reply) -> Result<(), Difference> {
-        let ours = Answer::of(ours, self.version);
+        let ours = answer_of(ours, self.version);
         let sorted = |answer: &Answer| {
             let mut answers = answer.array().to_vec();
             answers.sort();

@@ -10,8 +10,8 @@ use dstore_kv::{
 use dstore_resp::resolve;
 use dstore_storage::layout::{HeadError, Stamp, chunk, key, local};
 
-use crate::generator::Generator;
 use crate::support::{Data, RANGE, Store, setting, words};
+use dstore_testkit::requests::Generator;
 
 /// A view that fails at one of its calls.
 struct Failing<'a> {

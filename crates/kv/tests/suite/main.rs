@@ -7,8 +7,8 @@
 
 mod differential;
 mod failures;
-mod generator;
 mod golden;
+mod long;
 mod model;
 mod redis;
 mod support;

@@ -12,8 +12,8 @@ use dstore_kv::{CursorTable, Cursors, Mode, next_deadline, sweep};
 use dstore_resp::{CommandFlags, Reply, glob_matches, resolve};
 use dstore_storage::layout::Stamp;
 
-use crate::generator::{Generator, KEYS};
-use crate::support::{RANGE, Random, Store, setting, words};
+use crate::support::{RANGE, Store, setting, words};
+use dstore_testkit::requests::{Generator, KEYS, Random};
 
 const REQUESTS: u64 = 40_000;
 /// Of those on long values, which take longer.

@@ -495,7 +495,8 @@ impl<E: Engine> Node<E> {
                 }
             }
             (Expects::Exec(parts), outcome) => {
-                session.barrier = false;
+                // An earlier block, which changes nothing here, must not lift the barrier of a later one.
+                session.barrier &= parts.iter().all(|part| matches!(part, Part::Range));
                 match outcome {
                     Done::Block(Some(replies)) => self.combine(now, id, parts, replies)?,
                     Done::Block(None) => Reply::NullArray,
@@ -539,8 +540,7 @@ impl<E: Engine> Node<E> {
             CommandId::Info => self.info(now, args)?,
             CommandId::Time => server::time(now),
             CommandId::Lolwut => server::lolwut(args, self.facts.version),
-            // Inside a transaction nobody waits.
-            CommandId::Wait => Reply::Integer(self.replicas_of_a_majority().cast_signed()),
+            CommandId::Wait => self.wait_in_block(args),
             CommandId::Debug => Reply::error("ERR DEBUG is not supported inside a transaction"),
             _ => answer_command(spec.id, args)
                 .unwrap_or_else(|| Reply::error(format!("ERR {} is not supported", spec.full_name))),

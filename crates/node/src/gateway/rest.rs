@@ -88,17 +88,21 @@ impl<E: Engine> Node<E> {
 
     /// WAIT replicas timeout
     pub(crate) fn wait(&mut self, now: Now, id: SessionId, args: &[Bytes]) -> Option<Reply> {
-        let Some(replicas) = integer(&args[1]) else {
-            return Some(Reply::error("ERR value is not an integer or out of range"));
-        };
-        let timeout = match timeout(&args[2]) {
-            Ok(timeout) => timeout,
+        let (replicas, timeout) = match wait_arguments(args) {
+            Ok(arguments) => arguments,
             Err(refusal) => return Some(refusal),
         };
-        let replicas = u64::try_from(replicas).unwrap_or(0);
         let until = if timeout.is_zero() { Time::FAR_FUTURE } else { now.mono + timeout };
         self.begin_rest(id, Rest::Wait { replicas, until, target: None }, now.mono);
         None
+    }
+
+    /// WAIT inside a transaction, where nobody waits.
+    pub(crate) fn wait_in_block(&self, args: &[Bytes]) -> Reply {
+        match wait_arguments(args) {
+            Ok(_) => Reply::Integer(self.replicas_of_a_majority().cast_signed()),
+            Err(refusal) => refusal,
+        }
     }
 
     /// How many replicas certainly have what was answered: an acknowledged write is on a majority, the leader among it.
@@ -206,6 +210,12 @@ impl<E: Engine> Node<E> {
         let idle: Vec<SessionId> = self.sessions.iter().filter(is_idle).map(|session| session.id).collect();
         idle.into_iter().for_each(|id| self.close_at_once(id));
     }
+}
+
+/// How many replicas, and how long.
+fn wait_arguments(args: &[Bytes]) -> Result<(u64, Duration), Reply> {
+    let replicas = integer(&args[1]).ok_or_else(|| Reply::error("ERR value is not an integer or out of range"))?;
+    Ok((u64::try_from(replicas).unwrap_or(0), timeout(&args[2])?))
 }
 
 /// Milliseconds, as WAIT and CLIENT PAUSE take them.

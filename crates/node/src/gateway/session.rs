@@ -313,8 +313,10 @@ impl Session {
         while let Some(next) = self.unsent.front() {
             let more = next.item.work.bytes();
             let full = items.len() >= BATCH_ITEMS_MAX || (bytes > 0 && bytes + more > BATCH_BYTES_MAX);
+            // A read that takes long is a batch of its own: beside a write it would have to run in the log's order.
+            let is_long = next.item.work.takes_long();
             // What a transaction compares must be known when it is sent.
-            if full || (has_watch && next.transaction.is_some()) {
+            if full || (has_watch && next.transaction.is_some()) || (is_long && !items.is_empty()) {
                 break;
             }
             let Some(Unsent { mut item, transaction }) = self.unsent.pop_front() else { break };
@@ -325,6 +327,9 @@ impl Session {
                 watched.extend(self.watched.extract_if(.., |(of, _)| *of == wanted).map(|(_, watched)| watched));
             }
             items.push(item);
+            if is_long {
+                break;
+            }
         }
         let batch = Arc::new(Batch { first: self.next_number, items });
         self.outstanding = Some(Outstanding {

@@ -7,7 +7,7 @@ use clap::Args;
 use dstore_node::offline::{NodeInfo, RANGES, RangeState};
 use dstore_node::{USER_RANGE, spans_of};
 use dstore_storage::layout::{chunk, key, local};
-use dstore_storage::snapshot::Checksum;
+use dstore_storage::snapshot::{Checksum, SpanSum, Spans};
 use dstore_storage::{Bytes, Direction, Reader};
 use dstore_storage_rocksdb::{RocksOptions, RocksView};
 
@@ -164,16 +164,25 @@ fn print_counts(page: &mut Page, view: &RocksView) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The sums of all that each range replicates, which are alike where the same entry is applied; and that of the keys alone,
+/// which stays alike through entries that change no key.
 fn print_checksums(page: &mut Page, view: &RocksView) -> anyhow::Result<()> {
     for range in RANGES {
-        let mut checksum = Checksum::of(Box::new(view.clone()), spans_of(range));
-        let sum = loop {
-            if let Some(sum) = checksum.step(CHECKSUM_STEP_BYTES)? {
-                break sum;
-            }
-        };
+        let sum = sum(view, spans_of(range))?;
         let applied = RangeState::read(view, range)?.applied.position;
         writeln!(page, "checksum     range {range} at {applied}: {sum}")?;
     }
+    let keys = key::user_span();
+    let keys = Spans::new(vec![Bytes::from(keys.start)..Bytes::from(keys.end)])?;
+    writeln!(page, "checksum     keys: {}", sum(view, keys)?)?;
     Ok(())
+}
+
+fn sum(view: &RocksView, spans: Spans) -> anyhow::Result<SpanSum> {
+    let mut checksum = Checksum::of(Box::new(view.clone()), spans);
+    loop {
+        if let Some(sum) = checksum.step(CHECKSUM_STEP_BYTES)? {
+            return Ok(sum);
+        }
+    }
 }

@@ -111,6 +111,21 @@ impl Layout {
         self.nodes.iter().map(|node| node.listen.to_string()).collect()
     }
 
+    /// What starts one more node, which is no part of the demo.
+    pub(super) fn how_to_join(&self) -> String {
+        let last = &self.nodes[self.nodes.len() - 1];
+        let (listen, peer) = (last.listen.port() + 1, last.peer.port() + 1);
+        let data = self.dir.join(format!("node{}", last.number + 1));
+        format!(
+            "{program} start --data-dir {data} --listen 127.0.0.1:{listen} --peer-listen 127.0.0.1:{peer} --join {first} \
+             --cluster-secret-file {secret}",
+            program = self.program,
+            data = data.display(),
+            first = self.nodes[0].peer,
+            secret = self.secret.display(),
+        )
+    }
+
     /// Whether the data stays when the demo ends.
     pub(super) fn keeps(&self) -> bool {
         !self.removes

@@ -177,7 +177,8 @@ impl Demo {
         format!(
             "{table}\ndata in {dir}{stays}\n\ntry it, on any node:\n  redis-cli -p {first} set greeting hello\n  \
              redis-cli -p {last} get greeting\nkill one, watch, and start it again:\n  kill -9 {pid}\n  \
-             {program} cluster status --node {nodes}\n  {program} start --config {config}\nCtrl-C stops all.\n\n",
+             {program} cluster status --node {nodes}\n  {program} start --config {config}\nadd one more (it stays when the demo ends):\n  {join}\nCtrl-C stops all.\n\n",
+            join = layout.how_to_join(),
             table = aligned(&rows),
             dir = layout.dir.display(),
             pid = self.nodes[victim].pid(),

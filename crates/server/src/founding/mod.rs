@@ -161,7 +161,7 @@ fn rejoin(mut dir: DataDir, plan: Plan, config: &ClusterConfig) -> anyhow::Resul
     if !config.peers.is_empty() {
         if config.peers.len() != plan.founders.len() {
             bail!(
-                "peers names {} nodes, but the node in {} is one of the {} that founded its cluster: settings do not change \
+                "peers names {} nodes, but the node in {} is a founder of a cluster of {}: settings do not change \
                  who is a member",
                 config.peers.len(),
                 dir.path().display(),
@@ -419,7 +419,7 @@ mod tests {
         }
 
         refused(&format!("{moved}\npeer_listen = \"127.0.0.1:7201\""), "number 2 of the cluster's founders");
-        refused(&format!("{secret}\npeers = [\"127.0.0.1:7201\"]"), "one of the 2 that founded");
+        refused(&format!("{secret}\npeers = [\"127.0.0.1:7201\"]"), "a founder of a cluster of 2");
         refused("", "--cluster-secret-file");
         std::fs::write(&file, "too short\n").unwrap();
         refused(&secret, "/dev/urandom");

@@ -9,6 +9,7 @@ use dstore_rpc::{Admission, CloseCode, CloseReason as LinkEnd, Lane, NodeId, Ref
 use super::{Fatal, Front};
 use crate::clock::now;
 use crate::config::PeerAddress;
+use crate::identity::node_text;
 
 impl driver::Host for Front {
     fn rpc(&mut self) -> &mut Rpc<Self> {
@@ -79,7 +80,7 @@ impl Front {
                 self.rpc.set_peer(net.now(), node, address.target());
                 self.rpc.connect(net.now(), node);
             }
-            Some(Err(error)) => tracing::warn!("no connection with node {node}: {error:#}"),
+            Some(Err(error)) => tracing::warn!("no connection with node {}: {error:#}", node_text(node)),
         }
         self.admission.resize(self.rpc.peers().count() + 1);
     }
@@ -93,7 +94,7 @@ impl Front {
         }
         let text = reason.to_string();
         if self.refusals.get(&peer) != Some(&text) {
-            tracing::warn!("no connection with node {peer}: {text}");
+            tracing::warn!("no connection with node {}: {text}", node_text(peer));
             self.refusals.insert(peer, text);
         }
         // Cluster 0 is that of nodes which are still looking for theirs.

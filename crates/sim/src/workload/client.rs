@@ -428,13 +428,15 @@ impl Client {
         let id = match expected {
             Expected::Command(id) | Expected::Watched(_, id) | Expected::Exec(Block { id, .. }) => Some(*id),
             Expected::Watch => None,
+            // The block will be refused as a whole.
+            Expected::Queued if text.starts_with(b"OOM ") => return,
             Expected::Ok | Expected::Queued | Expected::Hello => {
                 let text = String::from_utf8_lossy(text);
                 return recorder.problem(connection.number, format_args!("{expected:?} was answered with -{text}"));
             }
         };
-        // No quorum; a disk without room; a node that was removed.
-        let refused: [&[u8]; 3] = [b"NOQUORUM not executed", b"OOM ", b"ERR not executed"];
+        // No quorum; a disk without room; a block with a part that was refused; a node that was removed.
+        let refused: [&[u8]; 4] = [b"NOQUORUM not executed", b"OOM ", b"EXECABORT ", b"ERR not executed"];
         if refused.iter().any(|refusal| text.starts_with(refusal)) {
             id.into_iter().for_each(|id| recorder.refuse(now, id));
         } else if text.starts_with(b"UNCERTAIN ") {

@@ -1,5 +1,7 @@
 //! Faults of the network, of processes, disks and clocks: how they begin and how they end.
 
+use dstore_node::Space;
+
 use super::{Ending, Event, World};
 use crate::nemesis::{Fault, Kind};
 use crate::network::{End, Machine as MachineId, Quality};
@@ -28,6 +30,17 @@ impl World {
         }
         let next = self.temper.next(&mut self.nemesis, self.now);
         self.push(next, Event::Fault);
+    }
+
+    /// The process looks at its disk now and then, and finds so much room.
+    fn set_space(&mut self, number: MachineId, space: Space) {
+        let machine = &mut self.machines[number];
+        machine.space = space;
+        machine.engine.set_full(space == Space::Critical);
+        if let Some(process) = &mut machine.process {
+            process.note_space(space);
+            self.turn_soon(number);
+        }
     }
 
     pub(super) fn count(&mut self, kind: Kind) {
@@ -122,6 +135,11 @@ impl World {
                 self.machines[machine].break_disk(log, data);
                 self.push(until, Event::End(Ending::Broken(machine)));
             }
+            Fault::Full(machine, space) => {
+                self.count(Kind::Full);
+                self.set_space(machine, space);
+                self.push(until, Event::End(Ending::Full(machine)));
+            }
             Fault::Sluggish(machine, times) => {
                 self.count(Kind::Sluggish);
                 self.machines[machine].slowness = times;
@@ -156,6 +174,11 @@ impl World {
                     // It has not written since, and has not noticed.
                     self.crash(machine, false);
                 }
+                self.start(machine);
+            }
+            Ending::Full(machine) => {
+                self.set_space(machine, Space::Ample);
+                // Unless it is to be down for another reason: then a little too early.
                 self.start(machine);
             }
             Ending::Sluggish(machine) => self.machines[machine].slowness = 1,

@@ -1,6 +1,7 @@
 //! What machines do: turns of their loops, syncs, the work of other threads; and how they start and end.
 
-use dstore_node::Applied;
+use dstore_node::{Applied, NodeError, Space};
+use dstore_storage::EngineError;
 
 use super::{Event, World};
 use crate::machine::{CrashAt, RANGES, Standing};
@@ -93,7 +94,10 @@ impl World {
     /// A process has ended by itself, as it should when its disk fails and never otherwise.
     pub(super) fn stopped(&mut self, number: MachineId, error: &Fatal) {
         let name = self.machines[number].name();
-        if !self.machines[number].broken {
+        // A snapshot that was accepted has to come in: without room for it a node cannot go on either.
+        let full = self.machines[number].space == Space::Critical
+            && matches!(error, Fatal::Node(NodeError::Engine(EngineError::Full(_))));
+        if !self.machines[number].broken && !full {
             return self.fail(format!("{name} stopped: {error}"));
         }
         self.trace.note(self.now, format_args!("{name} ends by itself: {error}"));

@@ -138,6 +138,11 @@ impl World {
         self.trace.note(self.now, format_args!("n{} loses its disk", number + 1));
         self.network.crash(self.now, number, true);
         self.machines[number].lose_disk();
+        #[cfg(feature = "planted")]
+        if self.settings.planted == Some(dstore_node::Planted::SameIdOnNewDisk) {
+            self.machines[number].standing = Standing::New;
+            return self.start(number);
+        }
         self.network.set_name(&self.machines[number].address, None);
         self.remove(number);
         if self.nemesis.one_in(3) {

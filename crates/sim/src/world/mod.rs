@@ -56,6 +56,7 @@ enum Ending {
     Slow(Vec<(MachineId, MachineId)>),
     Broken(MachineId),
     Sluggish(MachineId),
+    Full(MachineId),
 }
 
 /// A client and its connection.

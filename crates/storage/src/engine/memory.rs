@@ -43,6 +43,8 @@ struct State {
     /// Writes to refuse as busy before the next one is taken.
     busy_next: u64,
     busy_total: u64,
+    /// Nothing more is staged.
+    full: bool,
     /// How often the power was lost. What was staged in an earlier life is gone.
     lives: u64,
     free_bytes: Option<u64>,
@@ -86,6 +88,12 @@ impl MemoryEngine {
         self.lock().failed = Some(reason.to_owned());
     }
 
+    /// From now on there is no room for records that are staged; or there is again. Writes go on, as they do in the real
+    /// engine until a flush finds none.
+    pub fn set_full(&self, full: bool) {
+        self.lock().full = full;
+    }
+
     /// What [`EngineStats::free_bytes`] tells from now on. Nothing else depends on it.
     pub fn set_free_bytes(&self, bytes: Option<u64>) {
         self.lock().free_bytes = bytes;
@@ -106,6 +114,11 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
 }
 
 impl State {
+    fn check_room(&self) -> Result<(), EngineError> {
+        self.check()?;
+        if self.full { Err(EngineError::Full("the disk is full on demand".to_owned())) } else { Ok(()) }
+    }
+
     fn persist(&mut self, batches: usize) {
         for batch in self.unflushed.drain(..batches) {
             apply(&mut self.persisted, &batch);
@@ -174,7 +187,7 @@ impl Engine for MemoryEngine {
 
     fn stage(&self, spans: &Spans) -> Result<Box<dyn Stage>, EngineError> {
         let state = self.lock();
-        state.check()?;
+        state.check_room()?;
         let cleared =
             spans.iter().map(|span| WriteOp::DeleteRange { start: span.start.clone(), end: span.end.clone() });
         Ok(Box::new(MemoryStage { state: Arc::clone(&self.state), life: state.lives, ops: cleared.collect() }))
@@ -219,7 +232,7 @@ impl MemoryStage {
         if state.lives != self.life {
             return Err(EngineError::Failed("the power was lost since the snapshot began".to_owned()));
         }
-        state.check()
+        state.check_room()
     }
 }
 

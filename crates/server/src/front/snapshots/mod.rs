@@ -39,6 +39,7 @@ use self::receiving::{Incoming, TakeError};
 use self::sending::Outgoing;
 use super::{Fatal, Front, Mail};
 use crate::clock::now;
+use crate::identity::node_text;
 
 /// Chunks that are read before there is credit for them.
 const AHEAD_CHUNKS: usize = 3;
@@ -201,7 +202,8 @@ impl Front {
 
     fn refuse_snapshot(&mut self, net: &mut Net<Front>, stream: StreamId, code: Code, why: String) {
         if let Some(incoming) = self.snapshots.incoming.remove(&stream) {
-            tracing::warn!("range {}: the snapshot of node {} is refused: {why}", incoming.range, incoming.from);
+            let from = node_text(incoming.from);
+            tracing::warn!("range {}: the snapshot of node {from} is refused: {why}", incoming.range);
             self.rpc.stream_reset(net.now(), stream, Status::new(code, Execution::NotExecuted, why));
         }
     }

@@ -11,6 +11,7 @@ use dstore_storage::snapshot::{Install, InstallError};
 
 use super::{LENGTH_BYTES, News, TELL_EVERY};
 use crate::front::Mail;
+use crate::identity::node_text;
 
 /// Why a snapshot was not taken in.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +118,7 @@ impl Taker {
                     "range {}: {} MiB of a snapshot taken in from node {} in {seconds} s",
                     self.range,
                     bytes >> 20,
-                    self.from
+                    node_text(self.from)
                 );
             }
         }

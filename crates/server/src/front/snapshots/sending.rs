@@ -13,6 +13,7 @@ use dstore_storage::snapshot::Export;
 
 use super::{AHEAD_CHUNKS, Carriage, News, PIECE_BYTES, TELL_EVERY};
 use crate::front::Mail;
+use crate::identity::node_text;
 
 /// The snapshot under way.
 pub(super) struct Outgoing {
@@ -108,7 +109,11 @@ impl Outgoing {
         if now.saturating_duration_since(self.told) >= TELL_EVERY {
             self.told = now;
             let seconds = now.saturating_duration_since(self.began).as_secs();
-            tracing::info!("node {}: {} MiB of a snapshot sent in {seconds} s", self.to, self.sent_bytes >> 20);
+            tracing::info!(
+                "node {}: {} MiB of a snapshot sent in {seconds} s",
+                node_text(self.to),
+                self.sent_bytes >> 20
+            );
         }
     }
 }

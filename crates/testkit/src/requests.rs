@@ -1,10 +1,42 @@
 //! Random requests from small pools of keys, values and options, so that they meet: right ones mostly, wrong ones often.
+//!
+//! Whoever compares an implementation of Redis's commands with another draws from here: evaluation alone beside a Redis,
+//! a whole node beside a Redis, evaluation beside a plain model.
 
 use bytes::Bytes;
 
-use crate::support::Random;
+/// SplitMix64: enough for choosing test cases, and the same everywhere.
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
 
-pub(crate) const KEYS: [&str; 10] = ["a", "b", "c", "ab", "a\0", "", "key:1", "key:2", "k\r\nx", "\u{ff}z"];
+impl Random {
+    /// Any number.
+    #[allow(clippy::should_implement_trait, reason = "there is always a next one")]
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    /// True once in `n` times.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    /// One of these.
+    pub fn pick<'a, T: ?Sized>(&mut self, from: &[&'a T]) -> &'a T {
+        from[self.below(from.len() as u64) as usize]
+    }
+}
+
+/// All keys that requests are about.
+pub const KEYS: [&str; 10] = ["a", "b", "c", "ab", "a\0", "", "key:1", "key:2", "k\r\nx", "\u{ff}z"];
 
 const INTEGERS: [&str; 22] = [
     "0",
@@ -211,22 +243,45 @@ const FIELD_VALUES: [&str; 16] = [
     "",
 ];
 
+/// Relative times that are errors, or past: the others of [`RELATIVE_TIMES`] depend on when they are set.
+const RELATIVE_TIMES_ODD: [&str; 6] = ["0", "-1", "9223372036854775807", "x", "", "1.5"];
+
 /// Draws requests.
-pub(crate) struct Generator {
-    pub(crate) random: Random,
+#[derive(Debug)]
+pub struct Generator {
+    /// Where choices come from.
+    pub random: Random,
+    /// Relative times are drawn from so wide a span that no two deadlines are near each other: what a request that is
+    /// given one deadline or another by the moment at which it comes does (`GT`) is the same at every moment.
+    pub spread_times: bool,
     /// Times that clients give; the pools above, unless a test wants keys to expire.
-    pub(crate) relative_times: Vec<&'static str>,
-    pub(crate) absolute_times: Vec<&'static str>,
+    pub relative_times: Vec<&'static str>,
+    /// The same of points in time.
+    pub absolute_times: Vec<&'static str>,
     /// What RESTORE is given.
-    pub(crate) payloads: Vec<Bytes>,
+    pub payloads: Vec<Bytes>,
     /// Values of some hundred KiB, and commands that work on parts of them.
-    pub(crate) large: bool,
+    pub large: bool,
 }
 
 impl Generator {
-    pub(crate) fn new(seed: u64) -> Generator {
+    /// Draws as this seed says.
+    pub fn new(seed: u64) -> Generator {
         let (relative_times, absolute_times) = (RELATIVE_TIMES.to_vec(), ABSOLUTE_TIMES.to_vec());
-        Generator { random: Random(seed), relative_times, absolute_times, payloads: Vec::new(), large: false }
+        let (spread_times, payloads, large) = (false, Vec::new(), false);
+        Generator { random: Random(seed), spread_times, relative_times, absolute_times, payloads, large }
+    }
+
+    /// A relative time, right or wrong.
+    fn relative_time(&mut self) -> String {
+        if !self.spread_times {
+            return self.random.pick(&self.relative_times).to_owned();
+        }
+        if self.random.one_in(4) {
+            return self.random.pick(&RELATIVE_TIMES_ODD).to_owned();
+        }
+        // From hours, in milliseconds, to thousands of years, in seconds.
+        (10_000_000 + self.random.below(100_000_000_000)).to_string()
     }
 
     /// One of the payloads, right or damaged.
@@ -330,11 +385,8 @@ impl Generator {
                 args.extend([subcommand, self.key().to_owned()]);
             }
             "restore" => {
-                let time = match self.random.below(3) {
-                    0 => self.random.pick(&self.relative_times),
-                    _ => "0",
-                };
-                args.extend([self.key(), time, "payload"].map(str::to_owned));
+                let time = if self.random.one_in(3) { self.relative_time() } else { "0".to_owned() };
+                args.extend([self.key().to_owned(), time, "payload".to_owned()]);
                 for _ in 0..[0, 1, 1, 2, 3][self.random.below(5) as usize] {
                     let option = self.random.pick(&["REPLACE", "REPLACE", "ABSTTL", "IDLETIME", "FREQ", "bogus"]);
                     let option = if option == "bogus" && !self.random.one_in(3) { "REPLACE" } else { option };
@@ -431,19 +483,18 @@ impl Generator {
             let option = self.cased(word);
             args.push(option);
             let time = match word {
-                "EX" | "PX" => self.random.pick(&self.relative_times),
-                "EXAT" | "PXAT" => self.random.pick(&self.absolute_times),
+                "EX" | "PX" => self.relative_time(),
+                "EXAT" | "PXAT" => self.random.pick(&self.absolute_times).to_owned(),
                 _ => continue,
             };
             if !self.random.one_in(12) {
-                args.push(time.to_owned());
+                args.push(time);
             }
         }
     }
 
     fn expire_arguments(&mut self, relative: bool) -> Vec<String> {
-        let times = if relative { &self.relative_times } else { &self.absolute_times };
-        let time = self.random.pick(times).to_owned();
+        let time = if relative { self.relative_time() } else { self.random.pick(&self.absolute_times).to_owned() };
         let mut args = vec![self.key().to_owned(), time];
         for _ in 0..[0, 0, 0, 1, 1, 1, 1, 2, 3][self.random.below(9) as usize] {
             let option = self.random.pick(&["NX", "XX", "GT", "LT", "GT", "LT", "bogus\r\n\0x"]);
@@ -457,7 +508,7 @@ impl Generator {
     }
 
     /// A request with its name first.
-    pub(crate) fn request(&mut self) -> Vec<Bytes> {
+    pub fn request(&mut self) -> Vec<Bytes> {
         let names = if self.large { LARGE_NAMES } else { NAMES };
         let names: Vec<&str> = names.split_whitespace().collect();
         let mut name = self.random.pick(&names);
@@ -499,8 +550,8 @@ impl Generator {
             }
             "setnx" | "append" | "getset" => args.extend([self.key().to_owned(), self.part()]),
             "setex" | "psetex" => {
-                let time = self.random.pick(&self.relative_times);
-                args.extend([self.key(), time, self.value()].map(str::to_owned));
+                let time = self.relative_time();
+                args.extend([self.key().to_owned(), time, self.value().to_owned()]);
             }
             "getrange" | "substr" | "setrange" | "lcs" => self.part_commands(name, args),
             "setbit" | "getbit" | "bitcount" | "bitpos" | "bitop" | "bitfield" | "bitfield_ro" => {

@@ -1,0 +1,109 @@
+//! [`LongRead`]: reads that may take long, done in portions, so that whoever evaluates can serve others in between: KEYS,
+//! KV.RANGE, and MGET, EXISTS and TOUCH of many keys.
+//!
+//! All portions must be given the same data, the same applied stamp and the same clock; the outcome is then that of
+//! [`evaluate`](crate::evaluate) at the beginning. It is not worth it where a command must be evaluated in the log's order:
+//! nothing can come in between there.
+
+use bytes::Bytes;
+use dstore_resp::{CommandId, CommandSpec, Reply};
+
+use crate::context::{Context, Limits, Outcome};
+use crate::evaluation::{Evaluation, ReplyRoom, Stop, run};
+use crate::scan::{Listing, Portion};
+use crate::strings::value_of;
+use crate::view::{View, ViewError};
+
+/// A portion takes about a millisecond: a walk passes a key in a microsecond, a look-up in an engine on disk takes ten.
+const LISTED: Portion = Portion { keys: 1_000, bytes: 256 << 10 };
+const LOOKED_UP: Portion = Portion { keys: 100, bytes: 256 << 10 };
+
+/// Keys up to which a command is evaluated at once.
+const SHORT_KEYS_MAX: usize = 500;
+
+/// A read under way. See the [module](self).
+pub struct LongRead {
+    work: Work,
+}
+
+enum Work {
+    List(Listing),
+    Values { args: Vec<Bytes>, at: usize, room: ReplyRoom, found: Vec<Reply> },
+    Count { args: Vec<Bytes>, at: usize, there: i64 },
+}
+
+impl LongRead {
+    /// Whether a request may take long.
+    pub fn is_one(spec: &CommandSpec, args: &[Bytes]) -> bool {
+        match spec.id {
+            CommandId::Keys | CommandId::KvRange => true,
+            CommandId::MGet | CommandId::Exists | CommandId::Touch => args.len() > SHORT_KEYS_MAX,
+            _ => false,
+        }
+    }
+
+    /// Begins, if the request is one of these and nothing is wrong with it.
+    pub fn begin(db: u8, spec: &CommandSpec, args: &[Bytes], limits: &Limits) -> Option<LongRead> {
+        if !LongRead::is_one(spec, args) || !spec.arity_allows(args.len()) {
+            return None;
+        }
+        let work = match spec.id {
+            CommandId::Keys => Work::List(Listing::of_keys(db, args, limits).ok()?),
+            CommandId::KvRange => Work::List(Listing::of_range(db, args, limits).ok()?),
+            CommandId::MGet => {
+                let found = Vec::with_capacity(args.len() - 1);
+                Work::Values { args: args.to_vec(), at: 1, room: ReplyRoom::new(limits), found }
+            }
+            _ => Work::Count { args: args.to_vec(), at: 1, there: 0 },
+        };
+        Some(LongRead { work })
+    }
+
+    /// Does a portion of the work. The outcome comes with the last.
+    ///
+    /// # Errors
+    /// If the view fails.
+    pub fn go_on<'a>(&mut self, view: &'a dyn View, context: Context<'a>) -> Result<Option<Outcome>, ViewError> {
+        let mut ended = false;
+        let outcome = run(view, context, |evaluation| {
+            ended = self.portion(evaluation)?;
+            Ok(if ended { self.reply() } else { Reply::Null })
+        })?;
+        let stopped = outcome.needs_time || matches!(outcome.reply, Reply::Error(_));
+        Ok((ended || stopped).then_some(outcome))
+    }
+
+    fn portion(&mut self, evaluation: &Evaluation<'_>) -> Result<bool, Stop> {
+        match &mut self.work {
+            Work::List(listing) => listing.go_on(evaluation, LISTED),
+            Work::Values { args, at, room, found } => {
+                let before = room.bytes_left();
+                for _ in 0..LOOKED_UP.keys {
+                    let Some(key) = args.get(*at) else { return Ok(true) };
+                    found.push(value_of(evaluation, key, room)?);
+                    *at += 1;
+                    if before - room.bytes_left() > LOOKED_UP.bytes {
+                        break;
+                    }
+                }
+                Ok(*at == args.len())
+            }
+            Work::Count { args, at, there } => {
+                for _ in 0..LOOKED_UP.keys {
+                    let Some(key) = args.get(*at) else { return Ok(true) };
+                    *there += i64::from(evaluation.read(key)?.is_some());
+                    *at += 1;
+                }
+                Ok(*at == args.len())
+            }
+        }
+    }
+
+    fn reply(&mut self) -> Reply {
+        match &mut self.work {
+            Work::List(listing) => listing.take_reply(),
+            Work::Values { found, .. } => Reply::Array(std::mem::take(found)),
+            Work::Count { there, .. } => Reply::Integer(*there),
+        }
+    }
+}
