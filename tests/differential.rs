@@ -221,6 +221,7 @@ fn payloads(control: &mut Pair) -> Vec<Bytes> {
         .collect()
 }
 
+#[allow(clippy::print_stdout)] // belongs to the output of a test
 fn run(name: &str, requests: u64, large: bool) {
     let (scratch, seed) = (Scratch::new(name), seed());
     let servers = Servers::start(&scratch);

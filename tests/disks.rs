@@ -4,7 +4,7 @@
 //! for which a test must be allowed to mount (it says so and is skipped otherwise). How long nobody's write was acknowledged
 //! is printed. What depends on the speed of the machine is asserted only with `DISK_TIMES=1`.
 
-#![allow(clippy::unwrap_used)] // helpers of tests fail by panicking, as tests do
+#![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests fail by panicking, as tests do
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -21,7 +21,7 @@ const LOOKED_UP: Portion = Portion { keys: 100, bytes: 256 << 10 };
 /// Keys up to which a command is evaluated at once.
 const SHORT_KEYS_MAX: usize = 500;
 
-/// A read under way. See the [module](self).
+/// A read under way. Its module says how.
 pub struct LongRead {
     work: Work,
 }

@@ -154,9 +154,6 @@ impl<E: Engine> Node<E> {
         let members = self.groups.get(&SYSTEM_RANGE).map(|group| group.raft.configuration().members());
         let members = members.unwrap_or_default();
         let mut kept = Vec::new();
-        if planted!(self, LeaveSystemRangeFirst) {
-            return Ok(kept);
-        }
         for record in records.iter().filter(|record| record.is_removed() && members.contains(&NodeId(record.node))) {
             for range in RANGES.into_iter().filter(|range| *range != SYSTEM_RANGE) {
                 if !self.is_gone(now, range, record.node)? {

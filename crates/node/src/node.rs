@@ -423,20 +423,15 @@ impl<E: Engine> Node<E> {
         // What a range remembers of a batch stands in the same entry as its effects.
         limits.entry_bytes_max = limits.entry_bytes_max.saturating_sub(2 * crate::record::RECORD_BYTES_MAX);
         let engine = Cached::new(engine, limits.cache_bytes_max, limits.gathered_records_max);
-        let mut groups = BTreeMap::new();
-        for range in RANGES {
-            let parts = GroupParts {
-                range,
-                me: dstore_raft::NodeId(identity.node.0),
-                founders: &founding,
-                engine: &engine,
-                log: log.clone(),
-                config: config.clone(),
-                // Groups of one node must not draw alike.
-                seed: seed.wrapping_add(range.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-            };
-            groups.insert(range, Group::open(parts, now.mono)?);
-        }
+        let me = dstore_raft::NodeId(identity.node.0);
+        let open = |range: RangeId| {
+            // Groups of one node must not draw alike.
+            let seed = seed.wrapping_add(range.0.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let (log, config) = (log.clone(), config.clone());
+            let parts = GroupParts { range, me, founders: &founding, engine: &engine, log, config, seed };
+            Ok((range, Group::open(parts, now.mono)?))
+        };
+        let groups = RANGES.into_iter().map(open).collect::<Result<BTreeMap<_, _>, NodeError>>()?;
         let known: Vec<Member> = founders.into_iter().chain(contacts).collect();
         let roster = Roster::new(Self::node_records(&engine)?, &known);
         let mut node = Node {

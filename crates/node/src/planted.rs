@@ -53,15 +53,13 @@ pub enum Planted {
     KeepPlaceOfOpenEntry,
     /// A removed node goes when it hears of it, needed or not.
     LeaveAtOnce,
-    /// A removed node leaves the system range when it may still lead another.
-    LeaveSystemRangeFirst,
     /// A node whose disk was lost comes back under its old id. Its user's bug; the simulator's operator has it.
     SameIdOnNewDisk,
 }
 
 impl Planted {
     /// Every bug.
-    pub const ALL: [Planted; 26] = [
+    pub const ALL: [Planted; 25] = [
         Planted::AnswerBeforeCommit,
         Planted::AnswerBeforeDurable,
         Planted::ReadWithoutLease,
@@ -86,7 +84,6 @@ impl Planted {
         Planted::DropSnapshotWish,
         Planted::KeepPlaceOfOpenEntry,
         Planted::LeaveAtOnce,
-        Planted::LeaveSystemRangeFirst,
         Planted::SameIdOnNewDisk,
     ];
 }

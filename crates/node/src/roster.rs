@@ -238,18 +238,18 @@ impl<E: Engine> Node<E> {
         }
     }
 
-    /// Whether a node belongs to the cluster: by its record, or because a range counts on it. After a crash the data may be from
-    /// before that node came while the log has the change already, which waits for its vote.
-    fn is_known(&self, node: u64) -> bool {
+    /// Whether a range counts on a node. After a crash the data may be from before that node came, while the log has the change
+    /// already, and waits for its vote.
+    fn is_counted_on(&self, node: u64) -> bool {
         let id = dstore_raft::NodeId(node);
-        self.roster.get(node).is_some() || self.groups.values().any(|group| group.raft.configuration().is_member(id))
+        self.groups.values().any(|group| group.raft.configuration().is_member(id))
     }
 
     /// A peer says who it is, or that another was removed.
     pub(crate) fn greeted_by(&mut self, now: Now, from: NodeId, record: &NodeRecord) -> Result<Greeted, NodeError> {
         if record.is_removed() {
             self.roster.note(record);
-        } else if record.node == from.0 && self.is_known(from.0) {
+        } else if record.node == from.0 && (self.roster.get(from.0).is_some() || self.is_counted_on(from.0)) {
             self.roster.note(record);
             self.note_node(now, record)?;
         }

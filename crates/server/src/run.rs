@@ -63,16 +63,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let dir = DataDir::open(&config.data_dir)?;
     check_port(config.listen)?;
     let (mut dir, founded) = founding::found(dir, &config.cluster)?;
-    let mut phases = Phases::begin();
-    let engine: SharedEngine = Arc::new(open_engine(config, &dir)?);
-    phases.end("data");
-    let log = Arc::new(open_log(config, &dir)?);
-    phases.end("log");
-    let replay = Replay::find(&*engine, &log, Instant::now())?;
-    let log: Arc<dyn Log> = log;
-    let node = open_node(config, &dir, &founded, engine.clone(), log.clone())?;
-    phases.end("state");
-    tracing::info!("opened in {}; {}", phases.text(), replay.text());
+    let Opened { engine, log, replay, node } = open(config, &dir, &founded)?;
     let (rpc, admission) = open_rpc(config, &founded, &*log)?;
 
     let (wake_flusher, flusher_woken) = sync_channel(1);
@@ -158,6 +149,29 @@ fn watch_space(
     let rooms = [dir.log_dir(), dir.engine_dir()];
     let watch = Watch::new(dir.path(), &rooms, config.space, log).context("cannot tell how much room there is")?;
     Watcher::start(watch, reclaimer, mailbox).context("cannot start the thread that watches the disk")
+}
+
+/// What is on disk, and the core over it.
+struct Opened {
+    engine: SharedEngine,
+    log: Arc<dyn Log>,
+    replay: Replay,
+    node: Node<SharedEngine>,
+}
+
+/// Opens data and log, and says how long that took and what is to be replayed.
+fn open(config: &Config, dir: &DataDir, founded: &Founded) -> anyhow::Result<Opened> {
+    let mut phases = Phases::begin();
+    let engine: SharedEngine = Arc::new(open_engine(config, dir)?);
+    phases.end("data");
+    let log = Arc::new(open_log(config, dir)?);
+    phases.end("log");
+    let replay = Replay::find(&*engine, &log, Instant::now())?;
+    let log: Arc<dyn Log> = log;
+    let node = open_node(config, dir, founded, engine.clone(), log.clone())?;
+    phases.end("state");
+    tracing::info!("opened in {}; {}", phases.text(), replay.text());
+    Ok(Opened { engine, log, replay, node })
 }
 
 /// The core over what is on disk.

@@ -1,5 +1,5 @@
 //! `dstore debug recover`: a node whose cluster lost its majority for good goes on alone. See
-//! [`Recovery`](dstore_node::offline::Recovery) for what is done; here it is said, and done.
+//! [`dstore_node::offline::Recovery`] for what is done; here it is said, and done.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
