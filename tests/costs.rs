@@ -134,7 +134,7 @@ fn a_value_a_key_a_pattern_and_lcs_have_their_limits() {
 #[test]
 fn a_transaction_a_reply_and_an_entry_have_their_limits() {
     let scratch = Scratch::new("limits");
-    let flags = ["--value-bytes-max", "1MiB", "--request-bytes-max", "4MiB", "--log-segment-bytes", "4MiB"];
+    let flags = ["--value-bytes-max", "1MiB", "--request-bytes-max", "4MiB", "--log-segment-bytes", "10MiB"];
     let server = start(&scratch, &flags);
     let mut client = client(&server);
     // The queue of a MULTI: bytes, and commands.

@@ -10,7 +10,7 @@
 //! | `RANDOMKEY` | the key | it is random |
 //! | `DUMP` | payloads above 20 bytes | Redis compresses those, as its memory happens to allow |
 //! | `OBJECT ENCODING` | `raw` in Redis; `embstr` there and `int` here | here it is told from the value, there from how the value was made |
-//! | `OBJECT REFCOUNT` | 1 in Redis | a copied small number is not shared there |
+//! | `OBJECT REFCOUNT` | 1 in Redis; 2 there, 1 here | a copied small number is not shared there; a value set in a block is shared with the queued request |
 //! | `OBJECT IDLETIME` | the number | reads count there |
 //!
 //! Answers within EXEC's array are judged one by one.
@@ -69,7 +69,12 @@ fn object(about: &Bytes, theirs: &Answer, ours: &Answer) -> bool {
         b"ENCODING" => {
             (is(theirs, "raw") && matches!(ours, Answer::Bulk(Some(_)))) || (is(theirs, "embstr") && is(ours, "int"))
         }
-        b"REFCOUNT" => *theirs == Answer::Integer(1) && matches!(ours, Answer::Integer(_)),
+        b"REFCOUNT" => {
+            matches!(
+                (theirs, ours),
+                (Answer::Integer(1), Answer::Integer(_)) | (Answer::Integer(2), Answer::Integer(1))
+            )
+        }
         b"IDLETIME" => matches!((theirs, ours), (Answer::Integer(_), Answer::Integer(_))),
         _ => false,
     }

@@ -195,7 +195,7 @@ impl Recorder {
             transactions.extend(last.seen);
         }
         transactions.sort_by_key(|transaction| transaction.invoked);
-        Verdict::of(History { transactions }, writes_until)
+        Verdict::of(History { transactions, ..History::default() }, writes_until)
     }
 }
 

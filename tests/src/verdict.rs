@@ -139,7 +139,7 @@ mod tests {
     fn the_gap_is_the_longest_time_without_an_acknowledgement() {
         let transactions =
             vec![append(1, 0, Some(10)), append(2, 11, None), append(3, 12, Some(50)), read(&[1, 3], 60)];
-        let verdict = Verdict::of(History { transactions }, 100);
+        let verdict = Verdict::of(History { transactions, ..History::default() }, 100);
         verdict.assert_clean();
         assert_eq!(verdict.gap(0, None), Duration::from_nanos(50));
         assert_eq!(verdict.gap(0, Some(60)), Duration::from_nanos(40));
@@ -152,13 +152,13 @@ mod tests {
     #[should_panic(expected = "stale read")]
     fn a_read_of_the_past_is_not_clean() {
         let transactions = vec![append(1, 0, Some(10)), read(&[], 20), read(&[1], 30)];
-        Verdict::of(History { transactions }, 100).assert_clean();
+        Verdict::of(History { transactions, ..History::default() }, 100).assert_clean();
     }
 
     #[test]
     #[should_panic(expected = "lost")]
     fn a_write_that_was_acknowledged_and_is_gone_is_not_clean() {
         let transactions = vec![append(1, 0, Some(10)), append(2, 11, Some(20)), read(&[2], 30)];
-        Verdict::of(History { transactions }, 100).assert_clean();
+        Verdict::of(History { transactions, ..History::default() }, 100).assert_clean();
     }
 }

@@ -254,8 +254,8 @@ impl Group {
         }
     }
 
-    /// Ends the open entry and proposes it. Gives the payload's length.
-    pub(crate) fn seal(&mut self) -> Option<usize> {
+    /// Ends the open entry and proposes it. Gives its position, and the payload's length.
+    pub(crate) fn seal(&mut self) -> Option<(Position, usize)> {
         let term = self.serving()?;
         self.note_own_entries();
         let (position, payload) = self.replica.seal(term)?;
@@ -265,7 +265,7 @@ impl Group {
                 let given = Position::new(proposed.first.0, proposed.term.0);
                 assert_eq!(given, position, "consensus and state machine count alike");
                 self.desk.sealed(position);
-                Some(bytes)
+                Some((position, bytes))
             }
             Err(refused) => panic!("a group that serves takes what its bounds allow: {refused}"),
         }

@@ -94,12 +94,13 @@ impl Scene<'_> {
             return Step::Change(std::iter::once(Change::Remove(node)).chain(stand_in).collect());
         }
         if self.must_go(self.status.id) {
-            return match (self.successor(), ready.next()) {
-                (Some(to), _) => Step::HandOver(to),
+            match (self.successor(), ready.next()) {
+                (Some(to), _) => return Step::HandOver(to),
                 // It is the only one that votes: another must first.
-                (None, Some(learner)) => Step::Change(vec![Change::AddVoter(learner)]),
-                (None, None) => Step::Nothing,
-            };
+                (None, Some(learner)) => return Step::Change(vec![Change::AddVoter(learner)]),
+                // Nor does anybody learn yet: see below.
+                (None, None) => {}
+            }
         }
         let strangers = self.records.iter().filter(|record| !record.is_removed());
         let strangers = strangers.map(|record| NodeId(record.node)).filter(|node| !members.contains(node));

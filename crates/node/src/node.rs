@@ -674,12 +674,12 @@ impl<E: Engine> Node<E> {
         group.pump(now.mono, &self.engine, &mut effects)
     }
 
-    /// Ends a range's open entry.
-    pub(crate) fn seal(&mut self, range: RangeId) {
-        if let Some(bytes) = self.groups.get_mut(&range).and_then(Group::seal) {
-            self.stats.entries += 1;
-            self.stats.entry_bytes += bytes as u64;
-        }
+    /// Ends a range's open entry. Gives its position, if there was one.
+    pub(crate) fn seal(&mut self, range: RangeId) -> Option<Position> {
+        let (position, bytes) = self.groups.get_mut(&range)?.seal()?;
+        self.stats.entries += 1;
+        self.stats.entry_bytes += bytes as u64;
+        Some(position)
     }
 
     fn handle_event(&mut self, now: Now, range: RangeId, event: Event) -> Result<(), NodeError> {

@@ -64,7 +64,7 @@ pub(crate) struct Task {
 #[derive(Debug, Default)]
 pub(crate) struct Desk {
     /// Outcomes that wait for the open entry, which has no place in the log yet.
-    unsealed: Vec<(Task, Vec<Done>)>,
+    unsealed: Vec<Unsealed>,
     /// Outcomes that wait for an entry of the term that is served. Their positions never fall from front to back.
     waiters: VecDeque<Waiter>,
     /// Outcomes for this node's own clients whose entries were logged in a term it does not lead any more.
@@ -75,9 +75,20 @@ pub(crate) struct Desk {
     gateways: BTreeMap<u64, (u64, u64)>,
 }
 
+/// An outcome whose last entry is not logged yet.
+#[derive(Debug)]
+struct Unsealed {
+    /// The first entry of the batch, if it has one already.
+    begun: Option<Position>,
+    task: Task,
+    done: Vec<Done>,
+}
+
 /// An outcome that must not be told yet.
 #[derive(Debug)]
 struct Waiter {
+    /// The first and the last entry of the batch; mostly the same.
+    begun: Position,
     position: Position,
     task: Task,
     done: Vec<Done>,
@@ -97,7 +108,7 @@ const TOO_LARGE_ENTRY: Tried = Tried::TooLarge("the changes are too large for on
 impl Desk {
     /// The open entry has got its place: whoever waits for it knows now what to wait for.
     pub(crate) fn sealed(&mut self, position: Position) {
-        let waiter = |(task, done)| Waiter { position, task, done };
+        let waiter = |Unsealed { begun, task, done }| Waiter { begun: begun.unwrap_or(position), position, task, done };
         self.waiters.extend(self.unsealed.drain(..).map(waiter));
     }
 }
@@ -248,7 +259,7 @@ impl<E: Engine> Node<E> {
             return Ok(());
         }
         let mut done = Vec::with_capacity(task.batch.items.len());
-        let (mut wrote, mut bytes) = (false, 0);
+        let (mut wrote, mut bytes, mut begun) = (false, 0, None);
         for (at, item) in task.batch.items.iter().enumerate() {
             let number = first + at as u64;
             let item = if planted!(self, ReorderConnection) {
@@ -265,7 +276,9 @@ impl<E: Engine> Node<E> {
                 Remembered::No => {
                     if self.needs_new_entry(range, item) {
                         self.remember(now, range, &task, &done, &mut wrote);
-                        self.seal(range);
+                        let sealed = self.seal(range);
+                        // What is in there of this batch may be committed without the rest.
+                        begun = begun.or(sealed.filter(|_| at > 0));
                     }
                     let (outcome, changed) = self.run_logged(now, range, item)?;
                     wrote |= changed;
@@ -291,7 +304,7 @@ impl<E: Engine> Node<E> {
         if planted!(self, AnswerBeforeCommit) {
             return self.finish(now, &task, done);
         }
-        group.desk.unsealed.push((task, done));
+        group.desk.unsealed.push(Unsealed { begun, task, done });
         Ok(())
     }
 
@@ -450,9 +463,9 @@ impl<E: Engine> Node<E> {
                 Who::Peer(request) => answer_peer(&mut self.outputs, request, Executed::refusal(Refused::Lost)),
             }
         }
-        // What was never proposed was not executed.
-        for (task, _) in unsealed {
-            self.hand_back(&task, Refused::NotLeader);
+        // What was never proposed was not executed; of what was proposed in part nobody knows.
+        for Unsealed { begun, task, .. } in unsealed {
+            self.hand_back(&task, if begun.is_some() { Refused::Lost } else { Refused::NotLeader });
         }
     }
 
@@ -479,7 +492,14 @@ impl<E: Engine> Node<E> {
                     self.finish(now, &waiter.task, waiter.done)?;
                 }
                 None if position.index <= committed.index => self.hand_back(&waiter.task, Refused::Lost),
-                _ => self.hand_back(&waiter.task, Refused::NotLeader),
+                // Its last entry never will be. An earlier one may be all the same.
+                _ => {
+                    let begun = waiter.begun;
+                    let there = if begun.index > committed.index { None } else { group.term_at(begun.index) };
+                    let gone = begun.index > committed.index || there.is_some_and(|term| term != begun.term);
+                    let why = if gone || begun == position { Refused::NotLeader } else { Refused::Lost };
+                    self.hand_back(&waiter.task, why);
+                }
             }
         }
         Ok(())

@@ -13,6 +13,9 @@ pub type Token = u64;
 pub struct History {
     /// In the order in which they were invoked; those of one connection in the order in which it sent them.
     pub transactions: Vec<Transaction>,
+    /// A command may have been refused for want of room, and the answer been lost, although one behind it was executed. Otherwise
+    /// whatever took effect shows that what was sent before it, and not refused, did too.
+    pub disks_were_full: bool,
 }
 
 /// One command or block, which is to take effect at once, at one moment between its invocation and its completion.

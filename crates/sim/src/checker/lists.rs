@@ -35,13 +35,15 @@ impl Index {
     }
 
     /// What committed; what was seen; and, since a connection's commands take effect in order and none is left out unless
-    /// it was refused, what was sent before such a one on its connection.
+    /// it was refused, what was sent before such a one on its connection; see [`History::disks_were_full`].
     fn effective(&self, history: &History) -> Vec<bool> {
         let mut later = BTreeSet::new();
         let mut happened: Vec<bool> = Vec::with_capacity(history.transactions.len());
         for transaction in history.transactions.iter().rev() {
             let seen = tokens(transaction).any(|token| self.observed.contains(&token));
-            let implied = transaction.outcome == Outcome::Unknown && later.contains(&transaction.connection);
+            let implied = transaction.outcome == Outcome::Unknown
+                && later.contains(&transaction.connection)
+                && !history.disks_were_full;
             let did = transaction.outcome == Outcome::Committed || seen || implied;
             if did {
                 later.insert(transaction.connection);

@@ -47,7 +47,8 @@ fn parse_line(line: &str) -> Transaction {
 }
 
 fn history(text: &str) -> History {
-    History { transactions: text.lines().filter(|line| !line.trim().is_empty()).map(parse_line).collect() }
+    let transactions = text.lines().filter(|line| !line.trim().is_empty()).map(parse_line).collect();
+    History { transactions, disks_were_full: false }
 }
 
 fn anomalies(text: &str) -> Vec<Anomaly> {
@@ -393,7 +394,7 @@ fn random_history(random: &mut crate::random::Random) -> History {
             ops: vec![MicroOp::Read { key, list: Some(list) }],
         });
     }
-    History { transactions }
+    History { transactions, disks_were_full: false }
 }
 
 /// Takes the last token from some read, or lets it stand twice.

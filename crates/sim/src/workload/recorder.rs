@@ -22,6 +22,11 @@ impl Recorder {
         &self.history
     }
 
+    /// A disk was full: commands may have been refused for that.
+    pub fn note_full_disk(&mut self) {
+        self.history.disks_were_full = true;
+    }
+
     /// Answers that nobody could explain.
     pub fn problems(&self) -> &[String] {
         &self.problems

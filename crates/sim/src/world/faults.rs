@@ -138,6 +138,7 @@ impl World {
             Fault::Full(machine, space) => {
                 self.count(Kind::Full);
                 self.set_space(machine, space);
+                self.recorder.note_full_disk();
                 self.push(until, Event::End(Ending::Full(machine)));
             }
             Fault::Sluggish(machine, times) => {
