@@ -397,4 +397,43 @@ mod tests {
         let read = |key: &str| cached.get(key.as_bytes()).unwrap().map(|value| value.to_vec());
         assert_eq!(["k10", "k20", "k40"].map(read), [b"new", b"new", b"old"].map(|value| Some(value.to_vec())));
     }
+
+    #[test]
+    fn what_gathers_is_not_persisted_by_a_flush_of_the_engine_alone() {
+        let cached = Cached::new(MemoryEngine::new(), 8 << 10, 100);
+        let put = |value: &'static str| WriteOp::Put { key: "applied".into(), value: value.into() };
+        apply(&cached, put("1")).unwrap();
+        cached.settle().unwrap();
+        apply(&cached, put("2")).unwrap();
+        // As the flusher does it, who knows nothing of what gathers.
+        cached.inner().flush().unwrap();
+        assert_eq!(cached.get(b"applied").unwrap(), Some("2".into()));
+        assert_eq!(cached.get_persisted(b"applied").unwrap(), Some("1".into()));
+        cached.flush().unwrap();
+        assert_eq!(cached.get_persisted(b"applied").unwrap(), Some("2".into()));
+    }
+
+    #[test]
+    fn what_gathers_is_bounded_in_records_and_in_bytes_however_busy_the_engine_is() {
+        let cached = Cached::new(MemoryEngine::new(), 8 << 10, 10);
+        let put = |key: usize, bytes: usize| WriteOp::Put { key: key.to_string().into(), value: vec![7; bytes].into() };
+        cached.inner().refuse_writes(1000);
+        let taken = (0..30).filter(|key| apply(&cached, put(*key, 10)).is_ok()).count();
+        assert_eq!(taken, 10);
+        let many = Cached::new(MemoryEngine::new(), 8 << 10, usize::MAX);
+        many.inner().refuse_writes(1000);
+        let (half, key_bytes) = (GATHERED_BYTES_MAX / 2, 1);
+        for key in 0..5 {
+            let fits = match many.make_room(1, half) {
+                Ok(fits) => fits,
+                Err(EngineError::Busy(_)) => false,
+                Err(error) => panic!("{error}"),
+            };
+            assert_eq!(fits, key < 2);
+            if fits {
+                many.gather(std::iter::once(put(key, half - key_bytes)));
+            }
+        }
+        assert!(!many.make_room(1, GATHERED_BYTES_MAX + 1).unwrap(), "it never fits");
+    }
 }
