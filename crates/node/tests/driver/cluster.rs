@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dstore_node::{
-    ADMINISTER, Administer, Administered, Applied, Check, ClientAddress, Facts, Join, Member, Node, NodeParts, Now,
-    Output, Part, Remove, SYSTEM_RANGE, SessionId, USER_RANGE,
+    ADMINISTER, Administer, Administered, Applied, Check, ClientAddress, Facts, Join, Member, Node, NodeLimits,
+    NodeParts, Now, Output, Part, Remove, SYSTEM_RANGE, SessionId, USER_RANGE,
 };
 use dstore_raft::Time;
 use dstore_resp::encode;
@@ -87,7 +87,7 @@ impl Cluster {
             founders: if founds { vec![member(id, address)] } else { Vec::new() },
             contacts: if founds { Vec::new() } else { contacts.collect() },
             peer_address: address.to_owned(),
-            limits: limits(),
+            limits: NodeLimits { gathered_records_max: 5, ..limits() },
             facts: Facts { client_address: format!("client{id}:1"), ..Facts::default() },
             host: Box::new(Nowhere),
             seed: 100 * id + incarnation,
@@ -334,6 +334,7 @@ impl Cluster {
 
     /// A bit of the user data of a node flips, and nobody notices.
     pub(crate) fn damage(&mut self, id: u64) {
+        self.machines[&id].node.settle().unwrap();
         let engine = &self.machines[&id].engine;
         let cursor = engine.scan(&[tag::USER][..]..&[tag::USER + 1], Direction::Forward).unwrap();
         let (key, value) = cursor.entry().map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap();
@@ -394,6 +395,7 @@ impl Cluster {
     pub(crate) fn flush(&mut self) {
         self.pass(150);
         for machine in self.machines.values_mut() {
+            machine.node.settle().unwrap();
             machine.engine.flush().unwrap();
             let applied = |range| {
                 let stored = machine.engine.get_persisted(&Applied::key(range)).unwrap();
@@ -414,6 +416,7 @@ impl Cluster {
     pub(crate) fn differing(&self, range: RangeId) -> BTreeSet<u64> {
         let sum = |machine: &Machine| {
             let spans = dstore_node::spans_of(range);
+            machine.node.settle().unwrap();
             dstore_storage::snapshot::checksum(&*machine.engine, &spans).unwrap()
         };
         let sums: BTreeMap<u64, _> = self.machines.iter().map(|(id, machine)| (*id, sum(machine))).collect();
