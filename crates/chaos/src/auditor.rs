@@ -15,7 +15,7 @@ use crate::judge::finally::{Contents, Expected};
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// Keys in one MGET at the end.
-const KEYS_AT_ONCE: usize = 100;
+const KEYS_AT_ONCE: usize = 50;
 
 /// Reads.
 #[derive(Debug)]

@@ -32,11 +32,24 @@ impl Fault for SlowSync {
     }
 }
 
-/// fdatasync fails once: the node must end, and is started again.
+/// What fails of a disk that dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failing {
+    /// A sync: the node must end.
+    Sync,
+    /// A write, truncation or allocation: the node must end.
+    Write,
+    /// A write is short, and says so: the node must write the rest.
+    ShortWrite,
+}
+
+/// A call fails once. A node that ended for that is started again.
 #[derive(Debug)]
-pub struct FailSync {
+pub struct Fail {
     /// Whose.
     pub who: Who,
+    /// What kind of call.
+    pub what: Failing,
     /// Counted from the next, which is 1.
     pub nth: u64,
 }
@@ -44,15 +57,25 @@ pub struct FailSync {
 /// EIO, as a dying disk has it.
 const EIO: i32 = 5;
 
-impl Fault for FailSync {
+impl Fault for Fail {
     fn kind(&self) -> &'static str {
-        "failed sync"
+        match self.what {
+            Failing::Sync => "failed sync",
+            Failing::Write => "failed write",
+            Failing::ShortWrite => "short write",
+        }
     }
 
     fn begin(&mut self, _id: u64, world: &mut World) -> Act {
         let node = self.who.resolve(world);
         self.who = Who::Node(node);
-        world.spoil_disk(node, powerloss::Fault::SyncFails { nth: self.nth, errno: EIO })
+        let nth = self.nth;
+        let fault = match self.what {
+            Failing::Sync => powerloss::Fault::SyncFails { nth, errno: EIO },
+            Failing::Write => powerloss::Fault::WriteFails { nth, errno: EIO },
+            Failing::ShortWrite => powerloss::Fault::WriteIsShort { nth },
+        };
+        world.spoil_disk(node, fault)
     }
 
     fn end(&mut self, _id: u64, world: &mut World) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dstore_testkit::powerloss::{Choose as _, Seeded, Style};
 
-use super::disks::{FailSync, FullDisk, SlowSync};
+use super::disks::{Fail, Failing, FullDisk, SlowSync};
 use super::members::{Replace, Transfer};
 use super::network::{Bridge, Delay, Flapping, Isolate, Loss, Partition};
 use super::processes::{Kill, Pause, PowerCut, Restart};
@@ -64,7 +64,7 @@ enum Kind {
     Pause,
     Restart,
     SlowSync,
-    FailSync,
+    Fail,
     FullDisk,
     Replace,
     Transfer,
@@ -83,7 +83,7 @@ const KINDS: [(Kind, usize); 16] = [
     (Kind::Pause, 4),
     (Kind::Restart, 2),
     (Kind::SlowSync, 3),
-    (Kind::FailSync, 1),
+    (Kind::Fail, 2),
     (Kind::FullDisk, 2),
     (Kind::Replace, 2),
     (Kind::Transfer, 3),
@@ -224,7 +224,10 @@ fn draw_fault(random: &mut Seeded, kind: Kind, setting: &Setting) -> Box<dyn Fau
             let milliseconds = [5, 50, 300, 3_000][random.choose(4)];
             Box::new(SlowSync { who: who(random, nodes), milliseconds })
         }
-        Kind::FailSync => Box::new(FailSync { who: who(random, nodes), nth: 1 + random.choose(20) as u64 }),
+        Kind::Fail => {
+            let what = [Failing::Sync, Failing::Write, Failing::ShortWrite][random.choose(3)];
+            Box::new(Fail { who: who(random, nodes), what, nth: 1 + random.choose(20) as u64 })
+        }
         Kind::FullDisk => Box::new(FullDisk { node: setting.small_disks[random.choose(setting.small_disks.len())] }),
         Kind::Replace => Box::new(Replace { who: who(random, nodes) }),
         Kind::Transfer => {
@@ -263,7 +266,7 @@ mod tests {
             assert!(plans.iter().flat_map(|plan| &plan.steps).all(|step| step.at < length));
             plans.iter().flat_map(|plan| &plan.steps).map(|step| step.fault.kind()).collect::<BTreeSet<&str>>()
         };
-        assert_eq!(kinds(ALL).len(), KINDS.len() + 1, "{:?}", kinds(ALL)); // isolation counts twice: one-way is its own
+        assert_eq!(kinds(ALL).len(), KINDS.len() + 3, "{:?}", kinds(ALL)); // of isolation there are two, of failing calls three
         let poor = kinds(Means { has_network: false, has_mounts: false });
         for impossible in ["partition", "bridge", "isolation", "one-way", "loss", "flapping", "delay", "full disk"] {
             assert!(!poor.contains(impossible), "{impossible}");

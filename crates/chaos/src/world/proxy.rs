@@ -126,7 +126,12 @@ fn serve(near: TcpStream, far: TcpStream, shared: &Arc<Shared>) -> io::Result<()
     near.set_nonblocking(false)?;
     near.set_nodelay(true)?;
     far.set_nodelay(true)?;
-    for (from, to) in [(near.try_clone()?, far.try_clone()?), (far.try_clone()?, near.try_clone()?)] {
+    let directions = [(near.try_clone()?, far.try_clone()?), (far.try_clone()?, near.try_clone()?)];
+    let mut streams = lock(&shared.streams);
+    streams.retain(|stream| stream.peer_addr().is_ok()); // not those that are over
+    streams.extend([near, far]);
+    drop(streams);
+    for (from, to) in directions {
         let shared = shared.clone();
         std::thread::spawn(move || {
             let _ = pass(&from, &to, &shared);
@@ -134,9 +139,6 @@ fn serve(near: TcpStream, far: TcpStream, shared: &Arc<Shared>) -> io::Result<()
             let _ = to.shutdown(Shutdown::Both);
         });
     }
-    let mut streams = lock(&shared.streams);
-    streams.retain(|stream| stream.peer_addr().is_ok()); // not those that are over
-    streams.extend([near, far]);
     Ok(())
 }
 
