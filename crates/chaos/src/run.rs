@@ -113,8 +113,17 @@ fn lies(length: Duration, nodes: usize, seed: u64) -> Vec<Step> {
 pub fn run(options: &Options, interrupted: &AtomicBool) -> Result<Report> {
     sweep().iter().for_each(|what| tell(&format!("a run that was killed left {what}: taken away")));
     let mut directory = Directory::make("chaos", options.seed)?;
+    let outcome = run_in(&mut directory, options, interrupted);
+    if outcome.is_err() && !interrupted.load(Ordering::Relaxed) {
+        directory.keep();
+        tell(&format!("kept: {}", directory.path().display()));
+    }
+    outcome
+}
+
+fn run_in(directory: &mut Directory, options: &Options, interrupted: &AtomicBool) -> Result<Report> {
     let network = network(options.nodes, options.loopback);
-    let means = Means { has_network: network.is_some(), has_mounts: !options.loopback && may_mount(&directory) };
+    let means = Means { has_network: network.is_some(), has_mounts: !options.loopback && may_mount(directory) };
     let Plan { setting, mut steps } = draw(options.seed, options.length, options.nodes, means);
     if options.lie {
         steps = lies(options.length, options.nodes, options.seed);
@@ -266,6 +275,7 @@ fn audit(world: &World, auditor: &crate::auditor::Auditor, expected: &Expected, 
             if contents.is_some() || begun.elapsed() > READ_WITHIN {
                 break contents;
             }
+            std::thread::sleep(TICK); // nobody tells when it does
         };
         match contents {
             Some(contents) => found.push((node, contents)),

@@ -130,7 +130,6 @@ impl Fault for Loss {
 }
 
 /// A partition that comes and goes.
-#[derive(Debug)]
 pub struct Flapping {
     /// One of the parts.
     pub side: Vec<usize>,
@@ -138,6 +137,12 @@ pub struct Flapping {
     pub every: Duration,
     /// When the present state began, and whether it is parted.
     pub state: Option<(Instant, bool)>,
+}
+
+impl std::fmt::Debug for Flapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Flapping").field("side", &self.side).field("every", &self.every).finish_non_exhaustive()
+    }
 }
 
 impl Flapping {
