@@ -258,16 +258,17 @@ impl<E: Engine> Node<E> {
 
     /// Whether a range counts on a node. After a crash the data may be from before that node came, while the log has the change
     /// already, and waits for its vote.
-    fn is_counted_on(&self, node: u64) -> bool {
+    pub(crate) fn is_counted_on(&self, node: u64) -> bool {
         let id = dstore_raft::NodeId(node);
         self.groups.values().any(|group| group.raft.configuration().is_member(id))
     }
 
-    /// A peer says who it is, or that another was removed.
+    /// A peer says who it is, or that another was removed. One that is unknown here has come while this node was away, perhaps
+    /// in place of all that it knows, and may lead it: it is heard, and told where this node is.
     pub(crate) fn greeted_by(&mut self, now: Now, from: NodeId, record: &NodeRecord) -> Result<Greeted, NodeError> {
         if record.is_removed() {
             self.roster.note(record);
-        } else if record.node == from.0 && (self.roster.get(from.0).is_some() || self.is_counted_on(from.0)) {
+        } else if record.node == from.0 {
             self.roster.note(record);
             self.note_node(now, record)?;
         }

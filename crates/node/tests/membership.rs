@@ -102,6 +102,26 @@ fn a_cluster_of_one_moves_to_another_node() {
 }
 
 #[test]
+fn a_node_that_was_away_while_all_whom_it_knows_were_replaced_finds_the_others() {
+    let mut cluster = of_three();
+    cluster.machines.get_mut(&3).unwrap().away = true;
+    for (new, address, old) in [(4, "four:1", 1), (5, "five:1", 2)] {
+        cluster.join(new, address);
+        cluster.until("it has caught up", |cluster| cluster.parts().get(&new) == Some(&Part::Learner));
+        cluster.pass(200);
+        assert_eq!(cluster.remove(old, false).error, "");
+        cluster.until("it is gone", |cluster| cluster.machines[&old].removed);
+    }
+    let leader = cluster.leader(USER_RANGE).unwrap();
+    let client = cluster.connect(leader);
+    assert_eq!(cluster.request(leader, client, "SET meanwhile written"), "+OK");
+    cluster.back(3);
+    cluster.until("it has everything", |cluster| cluster.differing(USER_RANGE).is_empty());
+    let client = cluster.connect(3);
+    assert_eq!(cluster.request(3, client, "GET meanwhile"), "$7 written");
+}
+
+#[test]
 fn what_would_take_the_quorum_away_is_refused_unless_it_is_forced() {
     let mut cluster = of_three();
     let leader = cluster.leader(SYSTEM_RANGE).unwrap();

@@ -190,6 +190,19 @@ impl Cluster {
         (!away && !machine.away && Some(&machine.address) == address.as_ref()).then_some(machine)
     }
 
+    /// A node can be reached again, and everybody who knows where it is does so.
+    pub(crate) fn back(&mut self, id: u64) {
+        self.machines.get_mut(&id).unwrap().away = false;
+        let others: Vec<u64> = self.machines.keys().copied().filter(|other| *other != id).collect();
+        for other in others {
+            for (from, to) in [(id, other), (other, id)] {
+                if self.reach(from, to).is_some() {
+                    self.machines.get_mut(&from).unwrap().node.handle_link(self.now, NodeId(to), true);
+                }
+            }
+        }
+    }
+
     fn carry_out(&mut self, id: u64, output: Output) {
         let now = self.now;
         match output {
@@ -412,14 +425,15 @@ impl Cluster {
         self.machines[&id].log.status(range).map_or(0, |status| status.begin.index.0)
     }
 
-    /// The nodes whose data of a range is not that of the others.
+    /// The members whose data of a range is not that of the others.
     pub(crate) fn differing(&self, range: RangeId) -> BTreeSet<u64> {
         let sum = |machine: &Machine| {
             let spans = dstore_node::spans_of(range);
             machine.node.settle().unwrap();
             dstore_storage::snapshot::checksum(&*machine.engine, &spans).unwrap()
         };
-        let sums: BTreeMap<u64, _> = self.machines.iter().map(|(id, machine)| (*id, sum(machine))).collect();
+        let members = self.machines.iter().filter(|(_, machine)| !machine.removed);
+        let sums: BTreeMap<u64, _> = members.map(|(id, machine)| (*id, sum(machine))).collect();
         let first = sums.values().next().cloned();
         sums.into_iter().filter(|(_, sum)| Some(sum) != first.as_ref()).map(|(id, _)| id).collect()
     }
