@@ -13,11 +13,13 @@ use crate::Node;
 const CONSTANT: &[(&str, &str)] = &[
     ("activedefrag", "no"),
     ("cluster-enabled", "no"),
+    ("daemonize", "no"),
     ("hz", "10"),
     ("io-threads", "1"),
     ("maxmemory-clients", "0"),
     ("notify-keyspace-events", ""),
     ("replicaof", ""),
+    ("slaveof", ""),
     ("stop-writes-on-bgsave-error", "yes"),
     ("tls-port", "0"),
     ("unixsocket", ""),
@@ -192,7 +194,7 @@ fn why_fixed(name: &str) -> String {
             node's own settings, data by the disk"
         }
         "notify-keyspace-events" => "there are no keyspace notifications",
-        "cluster-enabled" | "replicaof" => "the cluster is the node's own",
+        "cluster-enabled" | "replicaof" | "slaveof" => "the cluster is the node's own",
         _ => "it is given at the node's start",
     };
     format!("can't set immutable config: {why}")
