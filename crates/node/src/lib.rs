@@ -40,6 +40,7 @@ mod check;
 mod disk;
 mod entry;
 mod gateway;
+mod gathered;
 mod group;
 mod long_reads;
 mod membership;

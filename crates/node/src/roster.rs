@@ -145,6 +145,9 @@ impl<E: Engine> Node<E> {
     /// Tells the driver of peers that have moved, come or gone.
     pub(crate) fn tell_peers(&mut self) {
         let me = self.identity.node.0;
+        if self.roster.is_removed(me) {
+            self.begin_to_leave();
+        }
         if self.has_left() {
             self.note_own_removal();
         }
@@ -205,7 +208,16 @@ impl<E: Engine> Node<E> {
         Ok(false)
     }
 
-    /// This node was removed, and has heard of it. It is told once.
+    /// This node is removed. Its clients go while it can still answer them: once it has left the ranges, nobody tells it who
+    /// leads them.
+    fn begin_to_leave(&mut self) {
+        if !std::mem::replace(&mut self.is_leaving, true) {
+            tracing::warn!("this node is being removed from its cluster, and takes no clients any more");
+            self.hang_up_all();
+        }
+    }
+
+    /// This node was removed, and no range counts on it any more. The driver is told once.
     fn note_own_removal(&mut self) {
         if !std::mem::replace(&mut self.was_removed, true) {
             self.outputs.push_back(Output::Removed);
@@ -227,8 +239,14 @@ impl<E: Engine> Node<E> {
         self.outputs.push_back(Output::Call { to: peer, token, method: GREET.number, body, timeout });
     }
 
-    /// One that hears of no leader may have been removed, or its peers do not know where it is.
+    /// One that hears of no leader may have been removed, or its peers do not know where it is. One that knows that it was
+    /// removed waits for the leaders to say that they do without it, whoever they are.
     pub(crate) fn greet_somebody(&mut self) {
+        if self.is_leaving {
+            let peers: Vec<u64> = self.roster.told.keys().copied().collect();
+            peers.into_iter().for_each(|peer| self.greet(NodeId(peer)));
+            return;
+        }
         if self.groups.get(&SYSTEM_RANGE).is_some_and(|group| group.leader().is_some()) {
             return;
         }

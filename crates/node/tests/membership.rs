@@ -68,6 +68,26 @@ fn a_leader_that_is_removed_hands_over_and_leaves() {
 }
 
 #[test]
+fn clients_of_a_node_that_is_removed_get_their_answers_and_are_sent_away() {
+    let mut cluster = of_three();
+    let leaving = cluster.leader(USER_RANGE).unwrap();
+    let (busy, idle) = (cluster.connect(leaving), cluster.connect(leaving));
+    cluster.send(leaving, busy, "SET parting words");
+    assert_eq!(cluster.remove(leaving, false).error, "");
+    let are_gone = |cluster: &Cluster| [busy, idle].iter().all(|id| cluster.machines[&leaving].closed.contains(id));
+    cluster.until("its clients are gone", are_gone);
+    assert_eq!(cluster.take_replies(leaving), ["+OK"]);
+    assert!(!cluster.machines[&leaving].removed, "it still belongs to the cluster while they go");
+    let late = cluster.connect(leaving);
+    cluster.settle();
+    assert!(cluster.machines[&leaving].closed.contains(&late));
+    cluster.until("it is told", |cluster| cluster.machines[&leaving].removed);
+    let other = cluster.leader(USER_RANGE).unwrap();
+    let client = cluster.connect(other);
+    assert_eq!(cluster.request(other, client, "GET parting"), "$5 words");
+}
+
+#[test]
 fn a_cluster_of_one_moves_to_another_node() {
     let mut cluster = with_data();
     let refused = cluster.remove(1, false).error;

@@ -112,6 +112,7 @@ fn run_to_verdict(options: Options) -> Outcome {
     let limits = NodeLimits {
         request_timeout: Duration::from_secs(*random.pick(&[1, 3, 5])),
         inflight_bytes_max: *random.pick(&[64 << 20, 64 << 20, 64 << 20, 1 << 10]),
+        gathered_records_max: *random.pick(&[0, 6, 50, 4096]),
         lease_reads: !random.one_in(4),
         follower_reads: random.one_in(4),
         ..NodeLimits::default()

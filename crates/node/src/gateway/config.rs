@@ -161,15 +161,18 @@ impl<E: Engine> Node<E> {
         }
         let known = all(&self.facts, &self.gateway.settings);
         let (mut settings, mut password) = (self.gateway.settings.clone(), self.facts.password.clone());
-        let mut seen: Vec<String> = Vec::new();
+        let mut named: Vec<(String, &str)> = Vec::new();
         for pair in pairs.chunks_exact(2) {
             let name = String::from_utf8_lossy(&pair[0]).to_ascii_lowercase().replace(['\r', '\n'], " ");
             let Some((_, current)) = known.iter().find(|(known, _)| *known == name) else {
                 return Reply::error(format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'"));
             };
-            if seen.contains(&name) {
+            if named.iter().any(|(before, _)| *before == name) {
                 return failed(&name, "duplicate parameter");
             }
+            named.push((name, current));
+        }
+        for (pair, (name, current)) in pairs.chunks_exact(2).zip(named) {
             match settings.set(&name, &pair[1]) {
                 Some(Ok(())) => {}
                 Some(Err(why)) => return failed(&name, &why),
@@ -179,7 +182,6 @@ impl<E: Engine> Node<E> {
                 None if current.as_bytes().eq_ignore_ascii_case(&pair[1]) => {}
                 None => return failed(&name, &why_fixed(&name)),
             }
-            seen.push(name);
         }
         (self.gateway.settings, self.facts.password) = (settings, password);
         Reply::OK
