@@ -143,6 +143,9 @@ pub struct Front {
     replay: Option<Replay>,
     /// The connection of each session, by the session's slot.
     connections: Vec<Option<ConnectionId>>,
+    /// Clients connected, and how many may be.
+    clients: usize,
+    clients_max: usize,
     /// Unsent replies beyond which a session's work rests.
     output_high_bytes: usize,
     /// Connections that were paused because too many writes are on their way.
@@ -181,6 +184,8 @@ pub struct Parts {
     pub founders: Founders,
     /// Bounds on requests.
     pub decoder_limits: dstore_resp::Limits,
+    /// Clients that may be connected at once.
+    pub clients_max: usize,
     /// Unsent replies beyond which a client's requests wait.
     pub output_high_bytes: usize,
     /// Wakes the flusher.
@@ -212,6 +217,8 @@ impl Front {
             flushing: false,
             replay: Some(parts.replay),
             connections: Vec::new(),
+            clients: 0,
+            clients_max: parts.clients_max,
             output_high_bytes: parts.output_high_bytes,
             stalled: Vec::new(),
             local_address: String::new(),

@@ -82,6 +82,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             bulk_bytes_max: config.value_bytes_max,
             request_bytes_max: config.request_bytes_max,
         },
+        clients_max: config.clients_max,
         output_high_bytes: config.output_bytes_high_water,
         flusher: wake_flusher,
         replay,
