@@ -359,6 +359,8 @@ pub struct Node<E> {
     pub(crate) transfers: Transfers,
     /// The ranges that this node, removed, has left, as their leaders say.
     pub(crate) left: BTreeSet<RangeId>,
+    /// This node was removed, and its clients were sent away.
+    pub(crate) is_leaving: bool,
     /// The driver was told that this node is a member no more.
     pub(crate) was_removed: bool,
     /// Other nodes that were removed, and ranges that they have left, as the leaders of those say.
@@ -449,6 +451,7 @@ impl<E: Engine> Node<E> {
             disk: Disk::default(),
             transfers: Transfers::default(),
             left: BTreeSet::new(),
+            is_leaving: false,
             was_removed: false,
             gone: BTreeSet::new(),
             groups,
@@ -493,7 +496,11 @@ impl<E: Engine> Node<E> {
     /// A client connected.
     pub fn connect(&mut self, now: Now, address: ClientAddress) -> SessionId {
         self.stats.connections += 1;
-        self.sessions.open(address, now.wall_us, self.facts.password.is_none())
+        let session = self.sessions.open(address, now.wall_us, self.facts.password.is_none());
+        if self.is_leaving {
+            self.hang_up(session);
+        }
+        session
     }
 
     /// A client is gone. What he has under way still happens.
