@@ -34,6 +34,8 @@ pub struct ClusterSettings {
     pub limits: NodeLimits,
     /// About how many bytes a chunk of a snapshot has.
     pub chunk_bytes: usize,
+    /// How many versions of the program run in it.
+    pub versions: u32,
     /// The window of a stream between peers.
     pub stream_window_bytes: u32,
     /// A rule that every node breaks.
@@ -112,10 +114,16 @@ pub struct Machine {
     pub space: Space,
     /// Its disk has failed: the process has to end by itself when it next needs it.
     pub broken: bool,
+    /// Its disk does not give back something that is on it: the process has to end by itself when it meets that.
+    pub rotten: bool,
     /// It is to crash at some point: with its power, or without.
     pub crash_at: Option<(CrashAt, bool)>,
     /// It has power.
     pub has_power: bool,
+    /// What runs on it is of a later version than the others.
+    newer: bool,
+    /// Its log does not look at checksums: a planted bug.
+    trusting: bool,
     incarnation: u64,
     random: Random,
 }
@@ -146,8 +154,11 @@ impl Machine {
             slowness: 1,
             space: Space::Ample,
             broken: false,
+            rotten: false,
             crash_at: None,
             has_power: true,
+            newer: false,
+            trusting: false,
             incarnation: 0,
             random,
         }
@@ -165,6 +176,8 @@ impl Machine {
     /// The core refuses what it finds there.
     pub fn start(&mut self, settings: &ClusterSettings, around: &mut Surroundings<'_>) -> Result<(), Fatal> {
         self.incarnation += 1;
+        // A cluster of two versions is one in the midst of an upgrade, or of going back.
+        self.newer = settings.versions == 2 && self.random.one_in(2);
         #[cfg(feature = "planted")]
         (self.turned_at = around.moment);
         self.has_power = true;
@@ -221,6 +234,11 @@ impl Machine {
     }
 
     fn run(&mut self, settings: &ClusterSettings, around: &mut Surroundings<'_>) -> Result<(), Fatal> {
+        if let Some(damage) = self.log.damage() {
+            return Err(damage.into());
+        }
+        #[cfg(feature = "planted")]
+        (self.trusting = settings.planted == Some(dstore_node::Planted::TrustTornFrame));
         let identity =
             Identity { cluster: ClusterId(1), node: node_of(self.id), incarnation: Incarnation(self.incarnation) };
         let founder =
@@ -255,6 +273,7 @@ impl Machine {
         self.contacts.iter_mut().for_each(|contact| contact.moved = false);
         let mut process = Process::new(core, peers, self.log.clone(), carrier, self.name());
         process.note_space(self.space);
+        process.newer = self.newer;
         #[cfg(feature = "planted")]
         (process.ignores_failed_syncs = settings.planted == Some(dstore_node::Planted::IgnoreFailedSync));
         self.process = Some(process);
@@ -269,7 +288,8 @@ impl Machine {
         (self.owes, self.pause_within_turn, self.turn_at) = (false, false, None);
         (self.crash_at, self.broken) = (None, false);
         self.engine.lose_power(self.random.number());
-        self.log.lose_power(self.random.number());
+        let seed = self.random.number();
+        if self.random.one_in(2) { self.log.tear(seed, self.trusting) } else { self.log.lose_power(seed) }
     }
 
     /// The disks are gone, with everything on them, for ever.

@@ -18,6 +18,7 @@ fn options(seed: u64, epoch: Instant) -> Options {
         seed,
         trace: false,
         epoch,
+        narrow: dstore_sim::narrow::Narrow::default(),
         #[cfg(feature = "planted")]
         planted: None,
     }
