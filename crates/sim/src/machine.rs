@@ -124,6 +124,8 @@ pub struct Machine {
     newer: bool,
     /// Its log does not look at checksums: a planted bug.
     trusting: bool,
+    /// Its engine does not look at blocks: another.
+    trusts_data: bool,
     incarnation: u64,
     random: Random,
 }
@@ -159,6 +161,7 @@ impl Machine {
             has_power: true,
             newer: false,
             trusting: false,
+            trusts_data: false,
             incarnation: 0,
             random,
         }
@@ -239,6 +242,8 @@ impl Machine {
         }
         #[cfg(feature = "planted")]
         (self.trusting = settings.planted == Some(dstore_node::Planted::TrustTornFrame));
+        #[cfg(feature = "planted")]
+        (self.trusts_data = settings.planted == Some(dstore_node::Planted::TrustRottenBlock));
         let identity =
             Identity { cluster: ClusterId(1), node: node_of(self.id), incarnation: Incarnation(self.incarnation) };
         let founder =
@@ -317,7 +322,7 @@ impl Machine {
 
     /// The members of a range, as far as its data here is.
     pub fn members_of(&self, range: RangeId) -> Option<Configuration> {
-        let stored = self.engine.get(&local::members_key(range)).expect("memory does not fail")?;
+        let stored = self.data().get(&local::members_key(range)).expect("memory does not fail")?;
         Configuration::decode(&stored).ok()
     }
 
@@ -346,6 +351,11 @@ impl Machine {
         status.is_some_and(|status| status.user_range().is_some_and(|range| range.is_serving))
     }
 
+    /// The data to be looked at: what the process would read, if it does not check what it reads.
+    fn data(&self) -> Box<dyn Reader + Send + Sync> {
+        if self.trusts_data { self.engine.freeze() } else { self.engine.sound() }
+    }
+
     /// Everything that the replicas of a range have in common at one applied index, which is its first part.
     pub fn replica(&self, range: RangeId) -> Replica {
         let mut records = Vec::new();
@@ -353,8 +363,9 @@ impl Machine {
         let tags: &[u8] = if range == USER_RANGE { &[0x03, 0x04] } else { &[0x02] };
         let spans = tags.iter().map(|tag| vec![*tag]..vec![*tag + 1]);
         for span in std::iter::once(local).chain(spans) {
+            let data = self.data();
             let mut cursor =
-                self.engine.scan(&span.start[..]..&span.end[..], Direction::Forward).expect("memory does not fail");
+                data.scan(&span.start[..]..&span.end[..], Direction::Forward).expect("memory does not fail");
             while let Some((key, value)) = cursor.entry() {
                 records.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
                 cursor.advance().expect("memory does not fail");
@@ -365,7 +376,7 @@ impl Machine {
 
     /// How far the data of a range is.
     pub fn applied(&self, range: RangeId) -> Option<Applied> {
-        let stored = self.engine.get(&Applied::key(range)).expect("memory does not fail")?;
+        let stored = self.data().get(&Applied::key(range)).expect("memory does not fail")?;
         Applied::decode(Some(&stored)).ok()
     }
 }

@@ -199,6 +199,8 @@ impl Temper {
         let mut weights = [0; KINDS.len()];
         for (weight, kind) in weights.iter_mut().zip(KINDS) {
             *weight = match kind.is_about_members() {
+                // It needs a cluster at rest, so it is mostly turned down.
+                true if lives && kind == Kind::Rot => *random.pick(&[0, 0, 10, 30]),
                 true if lives => *random.pick(&[0, 1, 3, 10]),
                 true => 0,
                 false if calm => 0,

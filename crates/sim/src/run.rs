@@ -134,6 +134,7 @@ fn run_to_verdict(options: Options) -> Outcome {
         inflight_bytes_max: *random.pick(&[64 << 20, 64 << 20, 64 << 20, 1 << 10]),
         lease_reads,
         follower_reads: random.one_in(4),
+        check_interval: Duration::from_secs(*random.pick(&[86_400, 86_400, 2])),
         ..NodeLimits::default()
     };
     let settings = ClusterSettings {

@@ -195,7 +195,7 @@ impl World {
                 }
             }
             Ending::Flap(pairs, period, until) => self.flap(pairs, period, until),
-            Ending::Rot(machine) => self.replace_rotten(machine),
+            Ending::Rot(machine) => self.end_rot(machine),
             Ending::Slow(pairs) => {
                 let quality: Quality = self.temper.quality;
                 pairs.iter().for_each(|(from, to)| self.network.set_quality(*from, *to, quality));

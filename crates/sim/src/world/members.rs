@@ -171,6 +171,17 @@ impl World {
         self.push(until, Event::End(super::Ending::Rot(number)));
     }
 
+    /// A rotten disk was not noticed for long: its node is restarted, and reads more of it then than it does otherwise.
+    pub(super) fn end_rot(&mut self, number: MachineId) {
+        if self.operator.errand == Some(Errand::Rotten(number)) {
+            if self.machines[number].is_up() {
+                self.crash(number, false);
+            }
+            self.start(number);
+            self.replace_rotten(number);
+        }
+    }
+
     /// The node of a rotten disk has ended by itself, or somebody else has found out: another takes its place.
     pub(super) fn replace_rotten(&mut self, number: MachineId) {
         if self.operator.errand == Some(Errand::Rotten(number)) {

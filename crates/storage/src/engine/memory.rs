@@ -122,6 +122,12 @@ impl MemoryEngine {
         lock(&self.state)
     }
 
+    /// The data as it was written, past a block that has rotted: for whoever looks at it from outside.
+    #[must_use]
+    pub fn sound(&self) -> Box<dyn Reader + Send + Sync> {
+        Box::new(View { rotten: Arc::default(), ..self.view() })
+    }
+
     fn view(&self) -> View {
         let state = self.lock();
         View { map: Arc::clone(&state.current), rotten: Arc::clone(&state.rotten), trusting: state.trusting }
