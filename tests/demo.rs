@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests fail by panicking, as tests do
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output};
@@ -58,7 +58,7 @@ fn get(node: SocketAddr, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect((node.ip(), node.port() + 200)).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
@@ -125,9 +125,14 @@ fn no_node_outlives_a_demo_that_is_killed() {
     let dir = scratch.path().join("demo");
     let (mut demo, nodes) = start_demo(&scratch, &dir, &["--keep"]);
     let mut held: Vec<TcpStream> = nodes.iter().map(|node| TcpStream::connect(node).unwrap()).collect();
+    for stream in &mut held {
+        // A connection that its node has not yet accepted would be reset, not closed.
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(b"PING\r\n").unwrap();
+        stream.read_exact(&mut [0; b"+PONG\r\n".len()]).unwrap();
+    }
     demo.kill();
     for stream in &mut held {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_eq!(stream.read(&mut [0]).unwrap(), 0, "the node has closed its connections");
     }
     assert!(dir.join("node1/IDENTITY").exists(), "nobody was left to remove the data");

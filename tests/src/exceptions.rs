@@ -7,8 +7,9 @@
 //! | `TTL` `PTTL` `EXPIRETIME` `PEXPIRETIME` | by less than [`MOMENT_MS`] | the two servers were given a relative time, or asked, at different moments |
 //! | `KEYS` | the order | Redis's is that of its hash table |
 //! | `SCAN` | cursors, and what comes before them | the same; a scan that is finished by one call gives the same keys |
+//! | `SCAN` `TYPE none` | keys in Redis, none here | a key that Redis finds expired at this look has that type, and is told |
 //! | `RANDOMKEY` | the key | it is random |
-//! | `DUMP` | payloads above 20 bytes | Redis compresses those, as its memory happens to allow |
+//! | `DUMP` | payloads that Redis has compressed | it does so with strings of more than 20 bytes where that saves something; here they are plain |
 //! | `OBJECT ENCODING` | `raw` in Redis; `embstr` there and `int` here | here it is told from the value, there from how the value was made |
 //! | `OBJECT REFCOUNT` | 1 in Redis; 2 there, 1 here | a copied small number is not shared there; a value set in a block is shared with the queued request |
 //! | `OBJECT IDLETIME` | the number | reads count there |
@@ -25,8 +26,10 @@ use crate::conversation::Request;
 /// deadlines that tests draw.
 pub const MOMENT_MS: u64 = 60_000;
 
-/// Payloads of DUMP up to this are not compressed by Redis: type, length, string, version, checksum.
-const DUMP_BYTES_PLAIN: usize = 20;
+/// A payload of DUMP of the longest string that Redis never compresses: type, length, string, version, checksum.
+const DUMP_BYTES_PLAIN: usize = 1 + 1 + 20 + 2 + 8;
+/// Behind the type: a compressed string follows.
+const DUMP_COMPRESSED: u8 = 0xC3;
 
 /// Whether a node may answer `ours` to a request where Redis answers `theirs`. `queued` are the requests of the block
 /// that an EXEC ends.
@@ -53,11 +56,12 @@ pub fn excuses(request: &Request, queued: &[Request], theirs: &Answer, ours: &An
                 |answer: &Answer| matches!(answer, Answer::Bulk(Some(key)) if KEYS.iter().any(|k| k.as_bytes() == key));
             is_key(theirs) && is_key(ours)
         }
-        "DUMP" => {
-            let is_long =
-                |answer: &Answer| matches!(answer, Answer::Bulk(Some(payload)) if payload.len() > DUMP_BYTES_PLAIN);
-            is_long(theirs) && is_long(ours)
-        }
+        "DUMP" => match (theirs, ours) {
+            (Answer::Bulk(Some(theirs)), Answer::Bulk(Some(ours))) => {
+                theirs.get(1) == Some(&DUMP_COMPRESSED) && ours.len() > DUMP_BYTES_PLAIN
+            }
+            _ => false,
+        },
         "OBJECT" => request.args.get(1).is_some_and(|about| object(about, theirs, ours)),
         _ => false,
     }
@@ -105,13 +109,23 @@ fn same_set(theirs: &Answer, ours: &Answer) -> bool {
     sorted(theirs).is_some_and(|theirs| Some(theirs) == sorted(ours))
 }
 
+/// SCAN of the keys that have no type: the last TYPE counts.
+fn asks_for_no_type(request: &Request) -> bool {
+    let options = request.args.get(2..).unwrap_or_default().chunks_exact(2);
+    options
+        .rev()
+        .find(|option| option[0].eq_ignore_ascii_case(b"TYPE"))
+        .is_some_and(|option| option[1].eq_ignore_ascii_case(b"none"))
+}
+
 fn same_scan(request: &Request, theirs: &Answer, ours: &Answer) -> bool {
     let (Answer::Array(Some(theirs)), Answer::Array(Some(ours))) = (theirs, ours) else { return false };
     let end = Answer::Bulk(Some(Bytes::from("0")));
     match (&theirs[..], &ours[..]) {
         ([their_cursor, theirs], [our_cursor, ours]) => {
             let whole = request.args[1] == "0" && *their_cursor == end && *our_cursor == end;
-            !whole || same_set(theirs, ours)
+            let told_when_expired = asks_for_no_type(request) && *ours == Answer::Array(Some(Vec::new()));
+            !whole || same_set(theirs, ours) || told_when_expired
         }
         _ => false,
     }
@@ -134,8 +148,16 @@ mod tests {
         assert!(excused("keys *", b"*2\r\n$1\r\na\r\n$1\r\nb\r\n", b"*2\r\n$1\r\nb\r\n$1\r\na\r\n"));
         assert!(!excused("keys *", b"*1\r\n$1\r\na\r\n", b"*2\r\n$1\r\nb\r\n$1\r\na\r\n"));
         assert!(!excused("scan 0", b"*2\r\n$1\r\n0\r\n*1\r\n$1\r\na\r\n", b"*2\r\n$1\r\n0\r\n*0\r\n"));
+        let (one, none) = (b"*2\r\n$1\r\n0\r\n*1\r\n$1\r\na\r\n", b"*2\r\n$1\r\n0\r\n*0\r\n");
+        assert!(excused("scan 0 type string type none", one, none));
+        assert!(!excused("scan 0 type none", none, one));
+        assert!(!excused("scan 0 type none type string", one, none));
         assert!(!excused("randomkey", b"$1\r\na\r\n", b"$-1\r\n"));
         assert!(!excused("dump k", b"$1\r\na\r\n", b"$1\r\nb\r\n"));
+        let plain = |len: usize| format!("${len}\r\n{}\r\n", "x".repeat(len));
+        assert!(excused("dump k", b"$3\r\n\0\xC3\x01\r\n", plain(33).as_bytes()));
+        assert!(!excused("dump k", b"$3\r\n\0\xC3\x01\r\n", plain(32).as_bytes()));
+        assert!(!excused("dump k", plain(40).replace('x', "y").as_bytes(), plain(40).as_bytes()));
         let (request, queued) = (Request::words("exec"), [Request::words("keys *"), Request::words("get a")]);
         let theirs = Answer::parse(b"*2\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n$-1\r\n");
         let ours = Answer::parse(b"*2\r\n*2\r\n$1\r\nb\r\n$1\r\na\r\n$-1\r\n");

@@ -103,6 +103,7 @@ pub(crate) mod errors {
     use super::{Bytes, Reply};
 
     pub(crate) const SYNTAX: &str = "ERR syntax error";
+    pub(crate) const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
     pub(crate) const NOT_AN_INTEGER: &str = "ERR value is not an integer or out of range";
     pub(crate) const INT_OUT_OF_RANGE: &str =
         "ERR value is out of range, value must between -2147483648 and 2147483647";

@@ -127,7 +127,7 @@ impl Stop {
 
 /// A key that a command is about to change, with what is stored there.
 pub(crate) struct Slot {
-    data_key: Bytes,
+    data_key: key::KeyBuf,
     /// What is stored, expired or not: a write must know what it replaces.
     stored: Option<Record>,
     live: bool,
@@ -216,7 +216,7 @@ impl Evaluation<'_> {
 
     /// As [`Evaluation::open`], in any database.
     pub(crate) fn open_in(&self, db: u8, user_key: &[u8]) -> Result<Slot, Stop> {
-        let data_key = key::encode(db, user_key);
+        let data_key = key::encode_buf(db, user_key);
         let stored = Record::get(self.view, &data_key)?;
         let live = match &stored {
             Some(record) => self.is_live(&record.head)?,
@@ -335,7 +335,12 @@ impl Evaluation<'_> {
         if slot.stored.is_none() {
             self.count_keys(slot.db(), 1);
         }
-        self.effects.push(WriteOp::Put { key: slot.data_key, value: head.encode(value) });
+        let (key, value) = head.encode_with_key(&slot.data_key, value);
+        if self.effects.is_empty() {
+            // Most commands change one record.
+            self.effects.reserve_exact(1);
+        }
+        self.effects.push(WriteOp::Put { key, value });
     }
 
     /// Removes what a slot holds, if anything, expired or not.
@@ -346,7 +351,7 @@ impl Evaluation<'_> {
         self.unindex(&slot, record.head.expires_at_ms);
         self.orphan_chunks(&slot, None);
         self.count_keys(slot.db(), -1);
-        self.effects.push(WriteOp::Delete { key: slot.data_key });
+        self.effects.push(WriteOp::Delete { key: Bytes::copy_from_slice(&slot.data_key) });
     }
 
     fn unindex(&mut self, slot: &Slot, deadline_ms: Option<u64>) {

@@ -3,7 +3,7 @@
 use dstore_resp::{CommandId, Reply};
 
 use crate::evaluation::{Command, Evaluation, Stop};
-use crate::{bits, counters, dump, expiry, keys, lcs, object, random, rename, scan, strings, versions};
+use crate::{bits, counters, dump, expiry, keys, lcs, object, random, rename, scan, sort, strings, versions};
 
 /// The code of one command.
 pub(crate) type Handler = fn(&mut Evaluation<'_>, Command<'_>) -> Result<Reply, Stop>;
@@ -76,6 +76,7 @@ fn of_keys(id: CommandId) -> Option<Handler> {
         CommandId::ObjectIdleTime => object::idletime,
         CommandId::ObjectRefCount => object::refcount,
         CommandId::MemoryUsage => object::memory_usage,
+        CommandId::Sort | CommandId::SortRo => sort::sort,
         CommandId::Dump => dump::dump,
         CommandId::Restore => dump::restore,
         CommandId::KvVersion => versions::version,

@@ -48,6 +48,7 @@ mod position;
 mod random;
 mod rename;
 mod scan;
+mod sort;
 mod strings;
 mod sweep;
 mod value;

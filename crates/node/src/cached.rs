@@ -1,9 +1,18 @@
-//! [`Cached`]: an engine with a cache of small records in front of point reads.
+//! [`Cached`]: an engine with a cache of small records in front of point reads, and a place where writes gather.
 //!
 //! A read of a record that was read before costs a look into a hash table instead of a search through the engine's
-//! memtable and files, and a write reads the record it replaces. Everything this node reads and writes of its engine goes
-//! through here, so the cache never differs from the engine: a write that succeeds changes both, one that is refused
-//! neither. Scans go to the engine.
+//! memtable and files, and a write reads the record it replaces.
+//!
+//! What is applied *gathers* until there is enough of it; then the engine gets all of it as one batch, in the order of the
+//! keys, of which it makes much less work than of as many keys at random, and each key once, however often it was written
+//! meanwhile. Nothing is lost by that: the engine forgets what it has not flushed anyway when the power fails, and the log
+//! has it. The batch carries the applied state of each range, so the engine stands at an entry of each, as always.
+//!
+//! Everything this node reads and writes of its engine goes through here, and sees what has gathered. Who looks past it
+//! (a flush, what a power loss would leave) finds an earlier state.
+//!
+//! Invariants: a record that has gathered is newer than the engine's and the cache's; without it the cache never differs
+//! from the engine. A write that is refused changes nothing.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,6 +23,8 @@ use dstore_storage::{Cursor, Direction, Engine, EngineError, EngineStats, Reader
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 
+use crate::gathered::{Gathered, Merged};
+
 /// Larger values are not kept: the engine's own cache of blocks serves them as well.
 const VALUE_BYTES_MAX: usize = 4 << 10;
 
@@ -23,13 +34,26 @@ const ENTRY_OVERHEAD_BYTES: u64 = 160;
 /// About how large an entry is; the table is laid out for so many.
 const ENTRY_BYTES_TYPICAL: u64 = 256;
 
+/// Bytes that may gather. Bounds, with the number of records, how long the loop gives them to the engine.
+const GATHERED_BYTES_MAX: usize = 2 << 20;
+
 /// An engine and a cache. See the [module](self).
 pub(crate) struct Cached<E> {
     engine: E,
-    /// `None` of a key: the engine has no such record. One thread uses it; the lock is there for the type.
-    records: Arc<Mutex<Records>>,
+    /// Records that may gather.
+    gathered_max: usize,
+    /// The loop uses it, and a thread that lets a snapshot in.
+    state: Arc<Mutex<State>>,
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<crate::Planted>,
+}
+
+struct State {
+    /// `None` of a key: the engine has no such record.
+    records: Records,
+    gathered: Arc<Gathered>,
+    /// A snapshot is being let in: nothing may get past it into the engine.
+    installing: bool,
 }
 
 type Records = Cache<Bytes, Option<Bytes>, Weight>;
@@ -44,51 +68,101 @@ impl Weighter<Bytes, Option<Bytes>> for Weight {
 }
 
 impl<E: Engine> Cached<E> {
-    /// `engine`, with a cache of at most `bytes_max`.
-    pub(crate) fn new(engine: E, bytes_max: usize) -> Cached<E> {
+    /// `engine`, with a cache of at most `bytes_max`, and up to `gathered_max` records that gather.
+    pub(crate) fn new(engine: E, bytes_max: usize, gathered_max: usize) -> Cached<E> {
         let bytes_max = bytes_max as u64;
         let entries = usize::try_from(bytes_max / ENTRY_BYTES_TYPICAL).unwrap_or(usize::MAX);
+        let records = Cache::with_weighter(entries, bytes_max, Weight);
+        let state = State { records, gathered: Arc::default(), installing: false };
         Cached {
             engine,
-            records: Arc::new(Mutex::new(Cache::with_weighter(entries, bytes_max, Weight))),
+            gathered_max,
+            state: Arc::new(Mutex::new(state)),
             #[cfg(feature = "planted")]
             planted: None,
         }
     }
 
-    /// The engine itself, past the cache: to be looked at, not written.
+    /// The engine itself, past the cache and what has gathered: to be looked at, not written.
     pub(crate) fn inner(&self) -> &E {
         &self.engine
     }
 
-    fn records(&self) -> MutexGuard<'_, Records> {
-        lock(&self.records)
+    /// Makes room for so many more records, of so many bytes in all. If it says no, they are too many to gather: they go to
+    /// [`Engine::write`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::write`].
+    pub(crate) fn make_room(&self, records: usize, bytes: usize) -> Result<bool, EngineError> {
+        if records > self.gathered_max || bytes > GATHERED_BYTES_MAX {
+            return Ok(false);
+        }
+        let (len, gathered_bytes) = {
+            let state = lock(&self.state);
+            (state.gathered.len(), state.gathered.bytes())
+        };
+        if len + records > self.gathered_max || gathered_bytes + bytes > GATHERED_BYTES_MAX {
+            self.settle()?;
+        }
+        Ok(true)
     }
 
-    fn note(records: &mut Records, op: &WriteOp) {
-        match op {
-            WriteOp::Put { key, value } if value.len() > VALUE_BYTES_MAX => drop(records.remove(&key[..])),
-            WriteOp::Put { key, value } => {
-                if records.contains_key(&key[..]) {
-                    // The operation's bytes are parts of a whole entry, which must not live as long as its parts.
-                    records.insert(Bytes::copy_from_slice(key), Some(Bytes::copy_from_slice(value)));
-                }
-            }
-            WriteOp::Delete { key } => drop(records.remove(&key[..])),
-            WriteOp::DeleteRange { start, end } => records.retain(|key, _| key < start || key >= end),
+    /// Takes operations that there is room for, all of them visible at once. None of them is on a range of keys.
+    pub(crate) fn gather(&self, ops: impl Iterator<Item = WriteOp>) {
+        let mut state = lock(&self.state);
+        let gathered = Arc::make_mut(&mut state.gathered);
+        ops.for_each(|op| gathered.add(op));
+    }
+
+    /// Gives the engine what has gathered.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::write`].
+    pub(crate) fn settle(&self) -> Result<(), EngineError> {
+        if lock(&self.state).gathered.is_empty() { Ok(()) } else { self.write(&[]) }
+    }
+
+    /// The same, unless the engine is busy; gives what has still gathered then.
+    fn try_to_settle(&self) -> Result<Option<Arc<Gathered>>, EngineError> {
+        match self.settle() {
+            Ok(()) => Ok(None),
+            Err(EngineError::Busy(_)) => Ok(Some(lock(&self.state).gathered.clone())),
+            Err(error) => Err(error),
         }
     }
+
+    /// For views that tell no error: the next write meets it again, and stops the node.
+    fn gathered_unless_settled(&self) -> Option<Arc<Gathered>> {
+        self.try_to_settle().unwrap_or_else(|_| Some(lock(&self.state).gathered.clone()))
+    }
 }
 
-fn lock(records: &Mutex<Records>) -> MutexGuard<'_, Records> {
-    records.lock().unwrap_or_else(PoisonError::into_inner)
+fn note(records: &mut Records, op: &WriteOp) {
+    match op {
+        WriteOp::Put { key, value } if value.len() > VALUE_BYTES_MAX => drop(records.remove(&key[..])),
+        WriteOp::Put { key, value } => {
+            if let Some(mut known) = records.get_mut(&key[..]) {
+                // The operation's bytes are parts of a whole entry, which must not live as long as its parts.
+                *known = Some(Bytes::copy_from_slice(value));
+            }
+        }
+        WriteOp::Delete { key } => drop(records.remove(&key[..])),
+        WriteOp::DeleteRange { start, end } => records.retain(|key, _| key < start || key >= end),
+    }
 }
 
-/// Records that come in past the cache: once they are in, it knows nothing any more. What is in the spans is not to be
-/// read between.
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Records that come in past the cache: once they are in, it knows nothing any more. What is in the spans is neither read
+/// nor written between; what gathers of it before is replaced.
 struct CachedStage {
     stage: Box<dyn Stage>,
-    records: Arc<Mutex<Records>>,
+    spans: Spans,
+    state: Arc<Mutex<State>>,
 }
 
 impl Stage for CachedStage {
@@ -97,44 +171,74 @@ impl Stage for CachedStage {
     }
 
     fn commit(self: Box<Self>, ops: &[WriteOp]) -> Result<(), EngineError> {
-        let CachedStage { stage, records } = *self;
+        let CachedStage { stage, spans, state } = *self;
+        lock(&state).installing = true;
         let result = stage.commit(ops);
-        lock(&records).clear();
+        let mut state = lock(&state);
+        state.installing = false;
+        state.records.clear();
+        if result.is_ok() {
+            let gathered = Arc::make_mut(&mut state.gathered);
+            gathered.retain(|key| !spans.contain(key));
+            ops.iter().for_each(|op| gathered.forget(op));
+        }
         result
     }
 }
 
 impl<E: Engine> Reader for Cached<E> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        if let Some(known) = self.records().get(key) {
-            return Ok(known.clone());
+        {
+            let state = lock(&self.state);
+            if let Some(known) = state.gathered.get(key).or_else(|| state.records.get(key)) {
+                return Ok(known.clone());
+            }
         }
         let value = self.engine.get(key)?;
         if value.as_ref().is_none_or(|value| value.len() <= VALUE_BYTES_MAX) {
-            self.records().insert(Bytes::copy_from_slice(key), value.clone());
+            lock(&self.state).records.insert(Bytes::copy_from_slice(key), value.clone());
         }
         Ok(value)
     }
 
     fn scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
-        self.engine.scan(range, direction)
+        if !lock(&self.state).gathered.has_any_in(&range) {
+            return self.engine.scan(range, direction);
+        }
+        match self.try_to_settle()? {
+            None => self.engine.scan(range, direction),
+            Some(gathered) => Merged::scan(&self.engine, &gathered, range, direction),
+        }
     }
 }
 
 impl<E: Engine> Engine for Cached<E> {
+    /// Goes to the engine at once, in one batch with what has gathered.
     fn write(&self, ops: &[WriteOp]) -> Result<(), EngineError> {
-        self.engine.write(ops)?;
-        let mut records = self.records();
-        ops.iter().for_each(|op| Self::note(&mut records, op));
+        let mut state = lock(&self.state);
+        if state.installing {
+            return Err(EngineError::Busy("a snapshot is being let in".to_owned()));
+        }
+        let mut batch = state.gathered.ops();
+        batch.extend_from_slice(ops);
+        self.engine.write(&batch)?;
+        state.gathered = Arc::default();
+        batch.iter().for_each(|op| note(&mut state.records, op));
         Ok(())
     }
 
     fn snapshot(&self) -> Box<dyn Reader + Send + Sync + '_> {
-        self.engine.snapshot()
+        match self.gathered_unless_settled() {
+            None => self.engine.snapshot(),
+            Some(gathered) => Box::new(Merged { below: self.engine.snapshot(), gathered }),
+        }
     }
 
     fn freeze(&self) -> Box<dyn Reader + Send + Sync> {
-        self.engine.freeze()
+        match self.gathered_unless_settled() {
+            None => self.engine.freeze(),
+            Some(gathered) => Box::new(Merged { below: self.engine.freeze(), gathered }),
+        }
     }
 
     fn stage(&self, spans: &Spans) -> Result<Box<dyn Stage>, EngineError> {
@@ -142,7 +246,7 @@ impl<E: Engine> Engine for Cached<E> {
         if planted!(self, KeepCache) {
             return Ok(stage);
         }
-        Ok(Box::new(CachedStage { stage, records: self.records.clone() }))
+        Ok(Box::new(CachedStage { stage, spans: spans.clone(), state: self.state.clone() }))
     }
 
     fn get_persisted(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -150,6 +254,7 @@ impl<E: Engine> Engine for Cached<E> {
     }
 
     fn flush(&self) -> Result<(), EngineError> {
+        self.settle()?;
         self.engine.flush()
     }
 
@@ -169,25 +274,51 @@ mod tests {
         *state >> 33
     }
 
+    fn key(state: &mut u64) -> Bytes {
+        Bytes::from(format!("k{:02}", random(state) % 60))
+    }
+
+    fn random_op(state: &mut u64) -> WriteOp {
+        match random(state) % 8 {
+            0 => WriteOp::Delete { key: key(state) },
+            1 if random(state).is_multiple_of(8) => {
+                let (start, end) = (key(state), key(state));
+                WriteOp::DeleteRange { start: start.clone().min(end.clone()), end: end.max(start) }
+            }
+            _ => {
+                let length = [0, 3, 100, VALUE_BYTES_MAX, VALUE_BYTES_MAX + 1][(random(state) % 5) as usize];
+                let value = vec![b'a' + (random(state) % 26) as u8; length];
+                WriteOp::Put { key: key(state), value: Bytes::from(value) }
+            }
+        }
+    }
+
+    /// As a replica does it.
+    fn apply(cached: &Cached<MemoryEngine>, op: WriteOp) -> Result<(), EngineError> {
+        if !matches!(op, WriteOp::DeleteRange { .. }) && cached.make_room(1, 100)? {
+            cached.gather(std::iter::once(op));
+            return Ok(());
+        }
+        cached.write(&[op])
+    }
+
+    fn seen(reader: &(impl Reader + ?Sized), direction: Direction) -> Vec<(Bytes, Bytes)> {
+        let mut cursor = reader.scan(b"k05"..b"k50", direction).unwrap();
+        let mut seen = Vec::new();
+        while let Some((key, value)) = cursor.entry() {
+            seen.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
+            cursor.advance().unwrap();
+        }
+        seen
+    }
+
     #[test]
     fn the_cache_never_differs_from_the_engine() {
         for seed in 0..20 {
             let mut state = seed;
-            let cached = Cached::new(MemoryEngine::new(), 8 << 10);
+            let cached = Cached::new(MemoryEngine::new(), 8 << 10, 0);
             for _ in 0..2000 {
-                let key = |state: &mut u64| Bytes::from(format!("k{:02}", random(state) % 60));
-                let op = match random(&mut state) % 8 {
-                    0 => WriteOp::Delete { key: key(&mut state) },
-                    1 if random(&mut state).is_multiple_of(8) => {
-                        let (start, end) = (key(&mut state), key(&mut state));
-                        WriteOp::DeleteRange { start: start.clone().min(end.clone()), end: end.max(start) }
-                    }
-                    _ => {
-                        let length =
-                            [0, 3, 100, VALUE_BYTES_MAX, VALUE_BYTES_MAX + 1][(random(&mut state) % 5) as usize];
-                        WriteOp::Put { key: key(&mut state), value: Bytes::from(vec![b'x'; length]) }
-                    }
-                };
+                let op = random_op(&mut state);
                 if random(&mut state).is_multiple_of(10) {
                     cached.inner().refuse_writes(1);
                 }
@@ -196,5 +327,113 @@ mod tests {
                 assert_eq!(cached.get(&key).unwrap(), cached.inner().get(&key).unwrap(), "seed {seed}");
             }
         }
+    }
+
+    #[test]
+    fn what_gathers_is_seen_as_if_the_engine_had_it() {
+        for seed in 0..60 {
+            let mut state = seed;
+            let cached = Cached::new(MemoryEngine::new(), 8 << 10, [0, 1, 10, 50][(seed % 4) as usize]);
+            let plain = MemoryEngine::new();
+            let mut frozen = None;
+            for _ in 0..1000 {
+                let op = random_op(&mut state);
+                if random(&mut state).is_multiple_of(10) {
+                    cached.inner().refuse_writes(1 + random(&mut state) % 3);
+                }
+                if apply(&cached, op.clone()).is_ok() {
+                    plain.write(&[op]).unwrap();
+                }
+                let key = key(&mut state);
+                assert_eq!(cached.get(&key).unwrap(), plain.get(&key).unwrap(), "seed {seed}");
+                let direction =
+                    if random(&mut state).is_multiple_of(2) { Direction::Forward } else { Direction::Backward };
+                match random(&mut state) % 10 {
+                    0 => assert_eq!(seen(&cached, direction), seen(&plain, direction), "seed {seed}"),
+                    1 => assert_eq!(seen(&*cached.snapshot(), direction), seen(&plain, direction), "seed {seed}"),
+                    2 => {
+                        frozen =
+                            Some((cached.freeze(), seen(&plain, Direction::Forward), plain.get(&key).unwrap(), key))
+                    }
+                    _ => {}
+                }
+                if let Some((view, all, value, key)) = &frozen {
+                    assert_eq!(view.get(key).unwrap(), *value, "seed {seed}");
+                    assert_eq!(seen(&**view, Direction::Forward), *all, "seed {seed}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn each_key_that_gathers_reaches_the_engine_once_and_with_all_others() {
+        let cached = Cached::new(MemoryEngine::new(), 8 << 10, 3);
+        let put = |key: &'static str, value: &'static str| {
+            apply(&cached, WriteOp::Put { key: key.into(), value: value.into() }).unwrap();
+        };
+        put("k10", "1");
+        put("k11", "1");
+        put("k10", "2");
+        assert_eq!(cached.inner().get(b"k10").unwrap(), None);
+        put("k12", "1");
+        put("k13", "1");
+        assert_eq!(cached.inner().get(b"k10").unwrap(), Some("2".into()));
+        assert_eq!(cached.inner().get(b"k12").unwrap(), Some("1".into()));
+        assert_eq!(cached.inner().get(b"k13").unwrap(), None);
+    }
+
+    #[test]
+    fn a_snapshot_replaces_what_has_gathered_in_its_spans_and_nothing_else() {
+        let cached = Cached::new(MemoryEngine::new(), 8 << 10, 100);
+        let put = |key: &'static str| WriteOp::Put { key: key.into(), value: "old".into() };
+        for key in ["k10", "k20", "k40"] {
+            apply(&cached, put(key)).unwrap();
+        }
+        let spans = Spans::new(vec![Bytes::from("k10")..Bytes::from("k30")]).unwrap();
+        let mut stage = cached.stage(&spans).unwrap();
+        stage.put(b"k20", b"new").unwrap();
+        stage.commit(&[WriteOp::Put { key: "k10".into(), value: "new".into() }]).unwrap();
+        cached.settle().unwrap();
+        let read = |key: &str| cached.get(key.as_bytes()).unwrap().map(|value| value.to_vec());
+        assert_eq!(["k10", "k20", "k40"].map(read), [b"new", b"new", b"old"].map(|value| Some(value.to_vec())));
+    }
+
+    #[test]
+    fn what_gathers_is_not_persisted_by_a_flush_of_the_engine_alone() {
+        let cached = Cached::new(MemoryEngine::new(), 8 << 10, 100);
+        let put = |value: &'static str| WriteOp::Put { key: "applied".into(), value: value.into() };
+        apply(&cached, put("1")).unwrap();
+        cached.settle().unwrap();
+        apply(&cached, put("2")).unwrap();
+        // As the flusher does it, who knows nothing of what gathers.
+        cached.inner().flush().unwrap();
+        assert_eq!(cached.get(b"applied").unwrap(), Some("2".into()));
+        assert_eq!(cached.get_persisted(b"applied").unwrap(), Some("1".into()));
+        cached.flush().unwrap();
+        assert_eq!(cached.get_persisted(b"applied").unwrap(), Some("2".into()));
+    }
+
+    #[test]
+    fn what_gathers_is_bounded_in_records_and_in_bytes_however_busy_the_engine_is() {
+        let cached = Cached::new(MemoryEngine::new(), 8 << 10, 10);
+        let put = |key: usize, bytes: usize| WriteOp::Put { key: key.to_string().into(), value: vec![7; bytes].into() };
+        cached.inner().refuse_writes(1000);
+        let taken = (0..30).filter(|key| apply(&cached, put(*key, 10)).is_ok()).count();
+        assert_eq!(taken, 10);
+        let many = Cached::new(MemoryEngine::new(), 8 << 10, usize::MAX);
+        many.inner().refuse_writes(1000);
+        let (half, key_bytes) = (GATHERED_BYTES_MAX / 2, 1);
+        for key in 0..5 {
+            let fits = match many.make_room(1, half) {
+                Ok(fits) => fits,
+                Err(EngineError::Busy(_)) => false,
+                Err(error) => panic!("{error}"),
+            };
+            assert_eq!(fits, key < 2);
+            if fits {
+                many.gather(std::iter::once(put(key, half - key_bytes)));
+            }
+        }
+        assert!(!many.make_room(1, GATHERED_BYTES_MAX + 1).unwrap(), "it never fits");
     }
 }

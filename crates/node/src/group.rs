@@ -22,6 +22,7 @@ use dstore_storage::layout::local;
 use dstore_storage::{Engine, Log, LogIndex, LogOp, Position, RangeId, Term, WriteOp};
 use prost::Message as _;
 
+use crate::cached::Cached;
 use crate::check::CheckStatus;
 use crate::range_log::{RangeLog, entry_id, position, write_ops};
 use crate::replica::{Applied, Replica};
@@ -291,7 +292,7 @@ impl Group {
     pub(crate) fn pump<E: Engine>(
         &mut self,
         now: Time,
-        engine: &E,
+        engine: &Cached<E>,
         effects: &mut Effects<'_>,
     ) -> Result<(), NodeError> {
         let range = self.replica.range();
@@ -344,7 +345,7 @@ impl Group {
     }
 
     /// Applies what is committed, as far as the engine takes it.
-    pub(crate) fn apply<E: Engine>(&mut self, engine: &E, effects: &mut Effects<'_>) -> Result<(), NodeError> {
+    pub(crate) fn apply<E: Engine>(&mut self, engine: &Cached<E>, effects: &mut Effects<'_>) -> Result<(), NodeError> {
         self.replica.apply(engine)?;
         let applied = self.replica.applied().position.index;
         if applied.0 > self.raft.applied_index().0 {

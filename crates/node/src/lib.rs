@@ -48,6 +48,7 @@ mod check;
 mod disk;
 mod entry;
 mod gateway;
+mod gathered;
 mod group;
 mod long_reads;
 #[cfg(feature = "marks")]

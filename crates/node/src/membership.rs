@@ -296,16 +296,24 @@ impl<E: Engine> Node<E> {
         let rest = |ids: &[NodeId]| ids.iter().copied().filter(|id| *id != node).collect::<Vec<_>>();
         let (voters, learners) = (rest(configuration.voters()), rest(configuration.learners()));
         let alive = voters.iter().filter(|id| answers(**id)).count();
+        let follows = |id: NodeId| {
+            let peer = status.peers.iter().find(|peer| peer.id == id);
+            answers(id) && peer.is_some_and(|peer| peer.state == ProgressState::Replicate)
+        };
         if voters.is_empty() && !learners.iter().any(|id| answers(*id)) {
             return Some(format!("node {:016x} is the only one with the data", node.0));
         }
-        let needed = voters.len() / 2 + 1;
+        // A learner takes its vote in the same step.
+        let replaced =
+            voters.len() < configuration.voters().len() && configuration.voters().len() <= self.limits.voters_max;
+        let stands_in = usize::from(replaced && learners.iter().any(|id| follows(*id)));
+        let (alive, voting) = (alive + stands_in, voters.len() + stands_in);
+        let needed = voting / 2 + 1;
         (alive < needed && !voters.is_empty()).then(|| {
             format!(
-                "without node {:016x} only {alive} of {} voters answer, and {needed} are needed: bring others back \
+                "without node {:016x} only {alive} of {voting} voters answer, and {needed} are needed: bring others back \
                  first, or say --force",
-                node.0,
-                voters.len()
+                node.0
             )
         })
     }

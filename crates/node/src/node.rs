@@ -55,6 +55,8 @@ pub struct NodeLimits {
     pub inflight_bytes_max: usize,
     /// Memory for small records that were read before.
     pub cache_bytes_max: usize,
+    /// Applied records that gather in memory before the engine gets them in one batch; 0: it gets them at once.
+    pub gathered_records_max: usize,
     /// How long a client waits for an answer from the data before he is told that there is none.
     pub request_timeout: Duration,
     /// A follower that has not heard from its leader for this long, and up to as long again, stands for election.
@@ -83,6 +85,7 @@ impl Default for NodeLimits {
             entry_bytes_max: 68 << 20,
             inflight_bytes_max: 64 << 20,
             cache_bytes_max: 16 << 20,
+            gathered_records_max: 2048,
             request_timeout: Duration::from_secs(5),
             election_timeout: Duration::from_millis(700),
             heartbeat_interval: Duration::from_millis(70),
@@ -365,6 +368,8 @@ pub struct Node<E> {
     pub(crate) transfers: Transfers,
     /// The ranges that this node, removed, has left, as their leaders say.
     pub(crate) left: BTreeSet<RangeId>,
+    /// This node was removed, and its clients were sent away.
+    pub(crate) is_leaving: bool,
     /// The driver was told that this node is a member no more.
     pub(crate) was_removed: bool,
     /// Other nodes that were removed, and ranges that they have left, as the leaders of those say.
@@ -432,7 +437,7 @@ impl<E: Engine> Node<E> {
         let config = raft_config(&limits, &*log);
         // What a range remembers of a batch stands in the same entry as its effects.
         limits.entry_bytes_max = limits.entry_bytes_max.saturating_sub(2 * crate::record::RECORD_BYTES_MAX);
-        let engine = Cached::new(engine, limits.cache_bytes_max);
+        let engine = Cached::new(engine, limits.cache_bytes_max, limits.gathered_records_max);
         let me = dstore_raft::NodeId(identity.node.0);
         let open = |range: RangeId| {
             // Groups of one node must not draw alike.
@@ -453,6 +458,7 @@ impl<E: Engine> Node<E> {
             disk: Disk::default(),
             transfers: Transfers::default(),
             left: BTreeSet::new(),
+            is_leaving: false,
             was_removed: false,
             gone: BTreeSet::new(),
             groups,
@@ -496,7 +502,11 @@ impl<E: Engine> Node<E> {
     /// A client connected.
     pub fn connect(&mut self, now: Now, address: ClientAddress) -> SessionId {
         self.stats.connections += 1;
-        self.sessions.open(address, now.wall_us, self.facts.password.is_none())
+        let session = self.sessions.open(address, now.wall_us, self.facts.password.is_none());
+        if self.is_leaving {
+            self.hang_up(session);
+        }
+        session
     }
 
     /// A client is gone. What he has under way still happens.
@@ -761,8 +771,21 @@ impl<E: Engine> Node<E> {
             self.tell_peers();
             self.next_snapshot(now)?;
             self.send_forgets(now)?;
+            self.settle()?;
         }
         Ok(())
+    }
+
+    /// Gives the engine what it has not been given yet of what is applied, unless it is busy.
+    ///
+    /// # Errors
+    ///
+    /// The engine failed: the node must stop.
+    pub fn settle(&self) -> Result<(), NodeError> {
+        match self.engine.settle() {
+            Ok(()) | Err(EngineError::Busy(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Applies what a busy engine refused before.

@@ -4,6 +4,7 @@
 //! none of them is on disk yet. Once an entry is applied, its effects are in the engine and leave the overlay.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
 use bytes::Bytes;
@@ -115,8 +116,10 @@ impl Overlay {
         for op in ops {
             match op {
                 WriteOp::Put { key, .. } | WriteOp::Delete { key } => {
-                    if self.keys.get(key).is_some_and(|slot| slot.index == index) {
-                        self.keys.remove(key);
+                    if let Entry::Occupied(slot) = self.keys.entry(key.clone())
+                        && slot.get().index == index
+                    {
+                        slot.remove();
                     }
                 }
                 WriteOp::DeleteRange { .. } => self.ranges.retain(|range| range.index != index),

@@ -25,6 +25,7 @@ use dstore_storage::layout::{Stamp, local, tag};
 use dstore_storage::snapshot::Checksum;
 use dstore_storage::{Engine, EngineError, LogIndex, Position, RangeId, Term, WriteOp};
 
+use crate::cached::Cached;
 use crate::check::Frozen;
 use crate::entry::{self, Entry};
 use crate::overlay::Overlay;
@@ -49,8 +50,8 @@ pub(crate) enum Order {
     Logged,
 }
 
-/// Operations that go to the engine in one batch. Bounds how long one turn of the loop spends applying.
-const APPLY_OPS_MAX: usize = 16_384;
+/// Operations that are applied together. Bounds how long one turn of the loop spends applying.
+const APPLY_OPS_MAX: usize = 2_000;
 
 /// A range's part of this node. See the [module](self).
 #[derive(Debug)]
@@ -96,6 +97,19 @@ struct Logged {
     ops: Vec<WriteOp>,
     last_stamp: Stamp,
     bytes: usize,
+}
+
+/// Committed entries that are applied together.
+#[derive(Debug)]
+struct Run {
+    entries: usize,
+    ops: usize,
+    bytes: usize,
+    removes_ranges: bool,
+    /// How far the engine is with them.
+    applied: Applied,
+    /// The last of them is the entry of this check.
+    check: Option<u64>,
 }
 
 /// How far the engine is. Written in the same batch as the operations it speaks of.
@@ -222,6 +236,9 @@ impl Replica {
         tools: Tools<'_, E>,
     ) -> Result<Option<Reply>, NodeError> {
         let mode = match order {
+            Order::Applied if planted!(self, ExpiredByClockAlone) => {
+                Mode::Read { applied: self.applied.stamp.max(Stamp::from_ms(now.wall_ms())) }
+            }
             Order::Applied => Mode::Read { applied: self.applied.stamp },
             Order::Logged => {
                 let open = self.open(now);
@@ -244,9 +261,7 @@ impl Replica {
             return Ok(Some(outcome.reply));
         }
         assert!(outcome.effects.is_empty(), "{} wrote outside of the log", call.spec.full_name);
-        Ok((!outcome.needs_time
-            || (planted!(self, ExpiredByClockAlone) && call.spec.full_name.eq_ignore_ascii_case("get")))
-        .then_some(outcome.reply))
+        Ok((!outcome.needs_time).then_some(outcome.reply))
     }
 
     /// The version of a key, as commands in this order see it.
@@ -426,26 +441,10 @@ impl Replica {
     }
 
     /// Applies what is committed. Stops early, without an error, where the engine is busy: [`Replica::is_behind`] then.
-    pub(crate) fn apply<E: Engine>(&mut self, engine: &E) -> Result<(), NodeError> {
+    pub(crate) fn apply<E: Engine>(&mut self, engine: &Cached<E>) -> Result<(), NodeError> {
         while self.is_behind() {
-            let mut ops = Vec::new();
-            let mut count = 0;
-            let mut applied = self.applied;
-            let mut check = None;
-            for logged in self.logged.iter().take_while(|logged| logged.position.index <= self.committed) {
-                if count > 0 && ops.len() + logged.ops.len() > APPLY_OPS_MAX {
-                    break;
-                }
-                ops.extend_from_slice(&logged.ops);
-                applied = Applied { position: logged.position, stamp: logged.last_stamp };
-                count += 1;
-                check = logged.check(self.range).filter(|_| logged.position.index > self.replays_until);
-                if check.is_some() {
-                    break;
-                }
-            }
-            ops.push(WriteOp::Put { key: Applied::key(self.range), value: applied.encode() });
-            match engine.write(&ops) {
+            let run = self.next_run();
+            match self.apply_run(&run, engine) {
                 Ok(()) => {}
                 Err(EngineError::Busy(_)) => {
                     mark!(EngineBusy);
@@ -453,21 +452,59 @@ impl Replica {
                 }
                 Err(error) => return Err(error.into()),
             }
-            if let Some(check) = check {
+            self.applied = run.applied;
+            if let Some(check) = run.check {
                 mark!(CheckOfReplicas);
                 let checksum = Checksum::begin(engine, spans_of(self.range));
-                self.checks.push((check, applied.position, checksum));
+                self.checks.push((check, run.applied.position, checksum));
             }
-            for logged in self.logged.drain(..count) {
-                self.overlay.applied(logged.position.index, &logged.ops);
-                self.inflight_bytes -= logged.bytes;
-            }
-            self.applied = applied;
         }
         assert!(
             !self.logged.is_empty() || self.open.is_some() || self.overlay.is_empty(),
             "effects left in the overlay"
         );
+        Ok(())
+    }
+
+    /// The committed entries that are to be applied together.
+    fn next_run(&self) -> Run {
+        let mut run = Run { entries: 0, ops: 0, bytes: 0, removes_ranges: false, applied: self.applied, check: None };
+        for logged in self.logged.iter().take_while(|logged| logged.position.index <= self.committed) {
+            if run.entries > 0 && run.ops + logged.ops.len() > APPLY_OPS_MAX {
+                break;
+            }
+            run.entries += 1;
+            run.ops += logged.ops.len();
+            run.bytes += logged.bytes;
+            run.removes_ranges |= logged.ops.iter().any(|op| matches!(op, WriteOp::DeleteRange { .. }));
+            run.applied = Applied { position: logged.position, stamp: logged.last_stamp };
+            run.check = logged.check(self.range).filter(|_| logged.position.index > self.replays_until);
+            if run.check.is_some() {
+                break;
+            }
+        }
+        run
+    }
+
+    /// All of it, or, with an error, nothing.
+    fn apply_run<E: Engine>(&mut self, run: &Run, engine: &Cached<E>) -> Result<(), EngineError> {
+        let applied = WriteOp::Put { key: Applied::key(self.range), value: run.applied.encode() };
+        if !run.removes_ranges && engine.make_room(run.ops + 1, run.bytes)? {
+            let (overlay, inflight_bytes) = (&mut self.overlay, &mut self.inflight_bytes);
+            let ops = self.logged.drain(..run.entries).flat_map(|logged| {
+                overlay.applied(logged.position.index, &logged.ops);
+                *inflight_bytes -= logged.bytes;
+                logged.ops
+            });
+            engine.gather(ops.chain(std::iter::once(applied)));
+            return Ok(());
+        }
+        let ops = self.logged.iter().take(run.entries).flat_map(|logged| logged.ops.iter().cloned());
+        engine.write(&ops.chain(std::iter::once(applied)).collect::<Vec<_>>())?;
+        for logged in self.logged.drain(..run.entries) {
+            self.overlay.applied(logged.position.index, &logged.ops);
+            self.inflight_bytes -= logged.bytes;
+        }
         Ok(())
     }
 

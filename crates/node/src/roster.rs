@@ -148,6 +148,9 @@ impl<E: Engine> Node<E> {
     /// Tells the driver of peers that have moved, come or gone.
     pub(crate) fn tell_peers(&mut self) {
         let me = self.identity.node.0;
+        if self.roster.is_removed(me) {
+            self.begin_to_leave();
+        }
         if self.has_left() {
             self.note_own_removal();
         }
@@ -208,7 +211,16 @@ impl<E: Engine> Node<E> {
         Ok(false)
     }
 
-    /// This node was removed, and has heard of it. It is told once.
+    /// This node is removed. Its clients go while it can still answer them: once it has left the ranges, nobody tells it who
+    /// leads them.
+    fn begin_to_leave(&mut self) {
+        if !std::mem::replace(&mut self.is_leaving, true) {
+            tracing::warn!("this node is being removed from its cluster, and takes no clients any more");
+            self.hang_up_all();
+        }
+    }
+
+    /// This node was removed, and no range counts on it any more. The driver is told once.
     fn note_own_removal(&mut self) {
         if !std::mem::replace(&mut self.was_removed, true) {
             mark!(ToldOfOwnRemoval);
@@ -231,8 +243,14 @@ impl<E: Engine> Node<E> {
         self.outputs.push_back(Output::Call { to: peer, token, method: GREET.number, body, timeout });
     }
 
-    /// One that hears of no leader may have been removed, or its peers do not know where it is.
+    /// One that hears of no leader may have been removed, or its peers do not know where it is. One that knows that it was
+    /// removed waits for the leaders to say that they do without it, whoever they are.
     pub(crate) fn greet_somebody(&mut self) {
+        if self.is_leaving {
+            let peers: Vec<u64> = self.roster.told.keys().copied().collect();
+            peers.into_iter().for_each(|peer| self.greet(NodeId(peer)));
+            return;
+        }
         if self.groups.get(&SYSTEM_RANGE).is_some_and(|group| group.leader().is_some()) {
             return;
         }
@@ -244,16 +262,17 @@ impl<E: Engine> Node<E> {
 
     /// Whether a range counts on a node. After a crash the data may be from before that node came, while the log has the change
     /// already, and waits for its vote.
-    fn is_counted_on(&self, node: u64) -> bool {
+    pub(crate) fn is_counted_on(&self, node: u64) -> bool {
         let id = dstore_raft::NodeId(node);
         self.groups.values().any(|group| group.raft.configuration().is_member(id))
     }
 
-    /// A peer says who it is, or that another was removed.
+    /// A peer says who it is, or that another was removed. One that is unknown here has come while this node was away, perhaps
+    /// in place of all that it knows, and may lead it: it is heard, and told where this node is.
     pub(crate) fn greeted_by(&mut self, now: Now, from: NodeId, record: &NodeRecord) -> Result<Greeted, NodeError> {
         if record.is_removed() {
             self.roster.note(record);
-        } else if record.node == from.0 && (self.roster.get(from.0).is_some() || self.is_counted_on(from.0)) {
+        } else if record.node == from.0 {
             self.roster.note(record);
             self.note_node(now, record)?;
         }

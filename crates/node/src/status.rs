@@ -24,6 +24,8 @@ pub struct NodeStatus {
     pub removed: Vec<u64>,
     /// Clients' requests that wait for a leader to take them.
     pub requests_held: usize,
+    /// It was removed from the cluster, and sends its clients away.
+    pub is_leaving: bool,
     /// Clients connected.
     pub clients: usize,
     /// Keys per database, expired ones that are still there included.
@@ -142,6 +144,7 @@ impl<E: Engine> Node<E> {
             removed,
             requests_held: self.held.len(),
             clients: self.sessions.len(),
+            is_leaving: self.is_leaving,
             keys,
             stats: self.stats,
             usage: self.host.usage(),

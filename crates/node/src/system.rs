@@ -35,17 +35,18 @@ impl<E: Engine> Node<E> {
         }
     }
 
-    /// Writes down where a node is, if this node leads the system range. An earlier start of it does not undo a later one.
+    /// Writes down where a member is, if this node leads the system range. An earlier start of it does not undo a later one.
     pub(crate) fn note_node(&mut self, now: Now, record: &NodeRecord) -> Result<(), NodeError> {
-        let is_member = self.roster.get(record.node).is_some_and(|known| !known.is_removed());
+        let is_counted_on = self.is_counted_on(record.node) && !self.roster.is_removed(record.node);
         let Some(group) = self.groups.get_mut(&SYSTEM_RANGE).filter(|group| group.serving().is_some()) else {
             return Ok(());
         };
         let key = system::node_key(record.node);
         let known = group.replica.get(&key, &self.engine)?.and_then(|known| NodeRecord::decode(known).ok());
-        let news = known
-            .is_none_or(|known| known != *record && known.incarnation <= record.incarnation && !known.is_removed());
-        if is_member && news {
+        let news = known.map_or(is_counted_on, |known| {
+            known != *record && known.incarnation <= record.incarnation && !known.is_removed()
+        });
+        if news {
             group.replica.put(now, WriteOp::Put { key, value: record.encode_to_vec().into() });
         }
         Ok(())

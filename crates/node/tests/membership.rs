@@ -68,6 +68,26 @@ fn a_leader_that_is_removed_hands_over_and_leaves() {
 }
 
 #[test]
+fn clients_of_a_node_that_is_removed_get_their_answers_and_are_sent_away() {
+    let mut cluster = of_three();
+    let leaving = cluster.leader(USER_RANGE).unwrap();
+    let (busy, idle) = (cluster.connect(leaving), cluster.connect(leaving));
+    cluster.send(leaving, busy, "SET parting words");
+    assert_eq!(cluster.remove(leaving, false).error, "");
+    let are_gone = |cluster: &Cluster| [busy, idle].iter().all(|id| cluster.machines[&leaving].closed.contains(id));
+    cluster.until("its clients are gone", are_gone);
+    assert_eq!(cluster.take_replies(leaving), ["+OK"]);
+    assert!(!cluster.machines[&leaving].removed, "it still belongs to the cluster while they go");
+    let late = cluster.connect(leaving);
+    cluster.settle();
+    assert!(cluster.machines[&leaving].closed.contains(&late));
+    cluster.until("it is told", |cluster| cluster.machines[&leaving].removed);
+    let other = cluster.leader(USER_RANGE).unwrap();
+    let client = cluster.connect(other);
+    assert_eq!(cluster.request(other, client, "GET parting"), "$5 words");
+}
+
+#[test]
 fn a_cluster_of_one_moves_to_another_node() {
     let mut cluster = with_data();
     let refused = cluster.remove(1, false).error;
@@ -79,6 +99,26 @@ fn a_cluster_of_one_moves_to_another_node() {
         .until("the other is alone", |cluster| cluster.machines[&1].removed && cluster.leader(USER_RANGE) == Some(2));
     let client = cluster.connect(2);
     assert_eq!(cluster.request(2, client, "GET key99"), "$7 value99");
+}
+
+#[test]
+fn a_node_that_was_away_while_all_whom_it_knows_were_replaced_finds_the_others() {
+    let mut cluster = of_three();
+    cluster.machines.get_mut(&3).unwrap().away = true;
+    for (new, address, old) in [(4, "four:1", 1), (5, "five:1", 2)] {
+        cluster.join(new, address);
+        cluster.until("it has caught up", |cluster| cluster.parts().get(&new) == Some(&Part::Learner));
+        cluster.pass(200);
+        assert_eq!(cluster.remove(old, false).error, "");
+        cluster.until("it is gone", |cluster| cluster.machines[&old].removed);
+    }
+    let leader = cluster.leader(USER_RANGE).unwrap();
+    let client = cluster.connect(leader);
+    assert_eq!(cluster.request(leader, client, "SET meanwhile written"), "+OK");
+    cluster.back(3);
+    cluster.until("it has everything", |cluster| cluster.differing(USER_RANGE).is_empty());
+    let client = cluster.connect(3);
+    assert_eq!(cluster.request(3, client, "GET meanwhile"), "$7 written");
 }
 
 #[test]

@@ -234,7 +234,8 @@ impl Front {
     /// Why serving ended, if nobody asked for it, and what still uses the engine.
     pub fn into_end(self) -> (Option<Fatal>, Snapshots) {
         let removed = self.was_removed.then_some(Fatal::Removed { cluster: self.identity.cluster });
-        (self.fatal.or(removed), self.snapshots)
+        let unsettled = self.node.settle().err().map(Fatal::Node);
+        (self.fatal.or(removed).or(unsettled), self.snapshots)
     }
 
     /// The way into the loop for threads.

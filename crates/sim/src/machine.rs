@@ -374,7 +374,7 @@ impl Machine {
         Replica { applied: self.applied(range), records }
     }
 
-    /// How far the data of a range is.
+    /// How far the data of a range is, as the engine has it: what gathers above it is not there yet.
     pub fn applied(&self, range: RangeId) -> Option<Applied> {
         let stored = self.data().get(&Applied::key(range)).expect("memory does not fail")?;
         Applied::decode(Some(&stored)).ok()

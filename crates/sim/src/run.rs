@@ -132,6 +132,7 @@ fn run_to_verdict(options: Options) -> Outcome {
     let limits = NodeLimits {
         request_timeout: Duration::from_secs(*random.pick(&[1, 3, 5])),
         inflight_bytes_max: *random.pick(&[64 << 20, 64 << 20, 64 << 20, 1 << 10]),
+        gathered_records_max: *random.pick(&[0, 6, 50, 4096]),
         lease_reads,
         follower_reads: random.one_in(4),
         check_interval: Duration::from_secs(*random.pick(&[86_400, 86_400, 2])),

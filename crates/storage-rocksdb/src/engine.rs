@@ -72,13 +72,12 @@ impl Engine for RocksEngine {
     fn write(&self, ops: &[WriteOp]) -> Result<(), EngineError> {
         self.database.check()?;
         let mut batch = WriteBatch::default();
+        let data = self.database.data();
         for op in ops {
             match op {
-                WriteOp::Put { key, value } => batch.put_cf(self.database.data(), key, value),
-                WriteOp::Delete { key } => batch.delete_cf(self.database.data(), key),
-                WriteOp::DeleteRange { start, end } if start < end => {
-                    batch.delete_range_cf(self.database.data(), start, end)
-                }
+                WriteOp::Put { key, value } => batch.put_cf(data, key, value),
+                WriteOp::Delete { key } => batch.delete_cf(data, key),
+                WriteOp::DeleteRange { start, end } if start < end => batch.delete_range_cf(data, start, end),
                 WriteOp::DeleteRange { .. } => {}
             }
         }

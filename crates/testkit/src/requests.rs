@@ -182,7 +182,7 @@ const NAMES: &str = "get get set set set set set set getex getex getdel mget mse
     expire expire pexpire pexpire expireat pexpireat ttl pttl expiretime pexpiretime persist scan \
     keys dbsize flushall flushdb setex psetex getset getrange getrange substr setrange setrange lcs lcs \
     setbit setbit setbit getbit getbit bitcount bitcount bitpos bitpos bitop bitop bitfield bitfield bitfield bitfield_ro \
-    rename renamenx copy copy move touch randomkey object dump restore restore";
+    rename renamenx copy copy move touch randomkey object dump restore restore sort sort_ro";
 
 /// For values of some hundred KiB: commands that make, change and read parts.
 const LARGE_NAMES: &str = "get strlen set append append append setrange setrange setrange setrange getrange getrange \
@@ -400,6 +400,19 @@ impl Generator {
         }
     }
 
+    fn sort_options(&mut self, args: &mut Vec<String>) {
+        for _ in 0..self.random.below(4) {
+            let option = self.random.pick(&["ASC", "DESC", "ALPHA", "LIMIT", "BY", "GET", "STORE", "STORE", "bogus"]);
+            args.push(self.cased(option));
+            match option {
+                "LIMIT" => args.extend([self.position(), self.position()].map(str::to_owned)),
+                "BY" | "GET" => args.push(self.random.pick(&["nosort", "*", "key:*", "#", "STORE"]).to_owned()),
+                "STORE" => args.push(self.key().to_owned()),
+                _ => {}
+            }
+        }
+    }
+
     fn bit_commands(&mut self, name: &str, args: &mut Vec<String>) {
         if name == "bitop" {
             let operation = self.random.pick(&["AND", "OR", "XOR", "NOT", "AND", "OR", "XOR", "bogus"]);
@@ -573,6 +586,10 @@ impl Generator {
                     let option = self.random.pick(&["ASYNC", "SYNC", "bogus"]);
                     args.push(self.cased(option));
                 }
+            }
+            "sort" | "sort_ro" => {
+                args.push(self.key().to_owned());
+                self.sort_options(args);
             }
             "dbsize" | "randomkey" => {}
             _ => args.push(self.key().to_owned()),

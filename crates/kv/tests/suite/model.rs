@@ -507,7 +507,7 @@ impl Run {
 
 /// Commands in which time plays no part of its own, and which Redis itself is better to compare with.
 const NOT_MODELLED: &str = "incrbyfloat scan getrange substr lcs setbit getbit bitcount bitpos bitop bitfield bitfield_ro \
-    randomkey object dump restore";
+    randomkey object dump restore sort sort_ro";
 
 /// A request that the model knows.
 fn request(generator: &mut Generator) -> Vec<Bytes> {

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dstore_node::{
-    ADMINISTER, Administer, Administered, Applied, Check, ClientAddress, Facts, Join, Member, Node, NodeParts, Now,
-    Output, Part, Remove, SYSTEM_RANGE, SessionId, USER_RANGE,
+    ADMINISTER, Administer, Administered, Applied, Check, ClientAddress, Facts, Join, Member, Node, NodeLimits,
+    NodeParts, Now, Output, Part, Remove, SYSTEM_RANGE, SessionId, USER_RANGE,
 };
 use dstore_raft::Time;
 use dstore_resp::encode;
@@ -30,6 +30,8 @@ pub(crate) struct Machine {
     /// Where its peers are.
     peers: BTreeMap<u64, String>,
     replies: Vec<String>,
+    /// Sessions that were to be closed.
+    pub(crate) closed: Vec<SessionId>,
     /// It was told to be a member no more.
     pub(crate) removed: bool,
     /// Nothing gets to it, and nothing from it to others.
@@ -85,7 +87,7 @@ impl Cluster {
             founders: if founds { vec![member(id, address)] } else { Vec::new() },
             contacts: if founds { Vec::new() } else { contacts.collect() },
             peer_address: address.to_owned(),
-            limits: limits(),
+            limits: NodeLimits { gathered_records_max: 5, ..limits() },
             facts: Facts { client_address: format!("client{id}:1"), ..Facts::default() },
             host: Box::new(Nowhere),
             seed: 100 * id + incarnation,
@@ -100,6 +102,7 @@ impl Cluster {
             incarnation,
             peers: BTreeMap::new(),
             replies: Vec::new(),
+            closed: Vec::new(),
             removed: false,
             away: false,
             snapshots_received: 0,
@@ -187,6 +190,19 @@ impl Cluster {
         (!away && !machine.away && Some(&machine.address) == address.as_ref()).then_some(machine)
     }
 
+    /// A node can be reached again, and everybody who knows where it is does so.
+    pub(crate) fn back(&mut self, id: u64) {
+        self.machines.get_mut(&id).unwrap().away = false;
+        let others: Vec<u64> = self.machines.keys().copied().filter(|other| *other != id).collect();
+        for other in others {
+            for (from, to) in [(id, other), (other, id)] {
+                if self.reach(from, to).is_some() {
+                    self.machines.get_mut(&from).unwrap().node.handle_link(self.now, NodeId(to), true);
+                }
+            }
+        }
+    }
+
     fn carry_out(&mut self, id: u64, output: Output) {
         let now = self.now;
         match output {
@@ -245,6 +261,11 @@ impl Cluster {
                 if self.reach(id, node.0).is_some() {
                     self.machines.get_mut(&id).unwrap().node.handle_link(now, node, true);
                 }
+            }
+            Output::Close { session } => {
+                let machine = self.machines.get_mut(&id).unwrap();
+                machine.node.disconnect(session);
+                machine.closed.push(session);
             }
             Output::Removed => {
                 // Its process ends.
@@ -326,6 +347,7 @@ impl Cluster {
 
     /// A bit of the user data of a node flips, and nobody notices.
     pub(crate) fn damage(&mut self, id: u64) {
+        self.machines[&id].node.settle().unwrap();
         let engine = &self.machines[&id].engine;
         let cursor = engine.scan(&[tag::USER][..]..&[tag::USER + 1], Direction::Forward).unwrap();
         let (key, value) = cursor.entry().map(|(key, value)| (key.to_vec(), value.to_vec())).unwrap();
@@ -357,13 +379,23 @@ impl Cluster {
         self.machines.get_mut(&id).unwrap().node.connect(self.now, address)
     }
 
-    /// A request of a client, and what it is answered.
-    pub(crate) fn request(&mut self, id: u64, session: SessionId, line: &str) -> String {
+    /// A request of a client that is on its way.
+    pub(crate) fn send(&mut self, id: u64, session: SessionId, line: &str) {
         let args = line.split(' ').map(|word| Bytes::copy_from_slice(word.as_bytes())).collect();
         self.machines.get_mut(&id).unwrap().node.handle_request(self.now, session, args).unwrap();
+    }
+
+    /// What a node has answered to its clients that nobody has looked at.
+    pub(crate) fn take_replies(&mut self, id: u64) -> Vec<String> {
+        std::mem::take(&mut self.machines.get_mut(&id).unwrap().replies)
+    }
+
+    /// A request of a client, and what it is answered.
+    pub(crate) fn request(&mut self, id: u64, session: SessionId, line: &str) -> String {
+        self.send(id, session, line);
         for _ in 0..1000 {
             self.settle();
-            let replies = std::mem::take(&mut self.machines.get_mut(&id).unwrap().replies);
+            let replies = self.take_replies(id);
             if !replies.is_empty() {
                 return replies.join(" | ");
             }
@@ -376,6 +408,7 @@ impl Cluster {
     pub(crate) fn flush(&mut self) {
         self.pass(150);
         for machine in self.machines.values_mut() {
+            machine.node.settle().unwrap();
             machine.engine.flush().unwrap();
             let applied = |range| {
                 let stored = machine.engine.get_persisted(&Applied::key(range)).unwrap();
@@ -392,13 +425,15 @@ impl Cluster {
         self.machines[&id].log.status(range).map_or(0, |status| status.begin.index.0)
     }
 
-    /// The nodes whose data of a range is not that of the others.
+    /// The members whose data of a range is not that of the others.
     pub(crate) fn differing(&self, range: RangeId) -> BTreeSet<u64> {
         let sum = |machine: &Machine| {
             let spans = dstore_node::spans_of(range);
+            machine.node.settle().unwrap();
             dstore_storage::snapshot::checksum(&*machine.engine, &spans).unwrap()
         };
-        let sums: BTreeMap<u64, _> = self.machines.iter().map(|(id, machine)| (*id, sum(machine))).collect();
+        let members = self.machines.iter().filter(|(_, machine)| !machine.removed);
+        let sums: BTreeMap<u64, _> = members.map(|(id, machine)| (*id, sum(machine))).collect();
         let first = sums.values().next().cloned();
         sums.into_iter().filter(|(_, sum)| Some(sum) != first.as_ref()).map(|(id, _)| id).collect()
     }

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! key                        a key: name and type are both `key`
-//! newkey:key2                a key of the second lot (`then` in the table)
+//! newkey:key2                a key of the second lot (`then` in the table, or found by its word); key3: of the third
+//! by:pattern1                a pattern of keys of the second lot
 //! NX                         the bare word NX, a "pure token"
 //! seconds:integer            an argument of a type
 //! EX=seconds:integer         the word EX and then the argument
@@ -133,10 +134,15 @@ pub(super) fn describe(arguments: &[Argument]) -> Reply {
 fn describe_one(argument: &Argument) -> Reply {
     let key_spec_index = match argument.kind {
         "key" => Some(0),
-        "key2" => Some(1),
+        "key2" | "pattern1" => Some(1),
+        "key3" => Some(2),
         _ => None,
     };
-    let kind = if key_spec_index.is_some() { "key" } else { argument.kind };
+    let kind = match argument.kind {
+        "pattern1" => "pattern",
+        _ if key_spec_index.is_some() => "key",
+        kind => kind,
+    };
     let mut fields = vec![
         (Reply::bulk_static("name"), Reply::Bulk(Bytes::from(argument.name.clone()))),
         (Reply::bulk_static("type"), Reply::bulk_static(kind)),

@@ -94,6 +94,12 @@ bit_set! {
         READ = "@read",
         /// Changes data.
         WRITE = "@write",
+        /// Deals with sets.
+        SET = "@set",
+        /// Deals with sorted sets.
+        SORTEDSET = "@sortedset",
+        /// Deals with lists.
+        LIST = "@list",
         /// Deals with strings.
         STRING = "@string",
         /// Deals with strings as bits.

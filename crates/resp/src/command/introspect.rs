@@ -79,7 +79,9 @@ fn describe(spec: &'static CommandSpec) -> Reply {
         Reply::Integer(keys.step.into()),
         name_set(spec.categories().names()),
         Reply::Set(spec.tips.iter().map(|tip| Reply::bulk_static(tip)).collect()),
-        Reply::Set(describe_keys(keys).into_iter().chain(describe_keys(more)).collect()),
+        Reply::Set(
+            describe_keys(keys).into_iter().chain(describe_keys(more)).chain(describe_unknown_keys(spec.id)).collect(),
+        ),
         describe_subcommands(spec.subcommands()),
     ])
 }
@@ -114,6 +116,36 @@ fn describe_keys(keys: KeyPositions) -> Option<Reply> {
     ];
     fields.push((text("find_keys"), search("range", find)));
     Some(Reply::Map(fields))
+}
+
+/// Keys that no key specification finds: those of SORT's options.
+fn describe_unknown_keys(id: CommandId) -> Vec<Reply> {
+    let read = (
+        "For the optional BY/GET keyword. It is marked 'unknown' because the key names derive from the content of the key \
+         we sort",
+        KeyFlags::RO.with(KeyFlags::ACCESS),
+    );
+    let stored = (
+        "For the optional STORE keyword. It is marked 'unknown' because the keyword can appear anywhere in the argument \
+         array",
+        KeyFlags::OW.with(KeyFlags::UPDATE),
+    );
+    let unknown = match id {
+        CommandId::Sort => vec![read, stored],
+        CommandId::SortRo => vec![read],
+        _ => Vec::new(),
+    };
+    let text = Reply::bulk_static;
+    let search = || Reply::Map(vec![(text("type"), text("unknown")), (text("spec"), Reply::Map(Vec::new()))]);
+    let describe = |(notes, flags): (&'static str, KeyFlags)| {
+        Reply::Map(vec![
+            (text("notes"), text(notes)),
+            (text("flags"), name_set(flags.names())),
+            (text("begin_search"), search()),
+            (text("find_keys"), search()),
+        ])
+    };
+    unknown.into_iter().map(describe).collect()
 }
 
 /// `COMMAND DOCS [name ...]`: all commands, or those named that exist.
@@ -196,7 +228,8 @@ fn get_keys(args: &[Bytes], describe: impl Fn(KeyFlags, &Bytes) -> Reply) -> Rep
     let flags = spec.key_flags(args);
     let first = spec.key_positions.select(args).map(|key| describe(flags, key));
     let more = spec.more_keys.select(args).map(|key| describe(spec.more_keys.flags, key));
-    Reply::Array(first.chain(more).collect())
+    let stored = spec.store_key(args).map(|key| describe(KeyFlags::OW.with(KeyFlags::UPDATE), key));
+    Reply::Array(first.chain(more).chain(stored).collect())
 }
 
 impl CommandSpec {

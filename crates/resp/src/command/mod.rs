@@ -174,7 +174,25 @@ impl CommandSpec {
 
     /// The keys of a request for this command, in order.
     pub fn keys<'a>(&self, args: &'a [Bytes]) -> impl Iterator<Item = &'a Bytes> + use<'a> {
-        self.key_positions.select(args).chain(self.more_keys.select(args))
+        self.key_positions.select(args).chain(self.more_keys.select(args)).chain(self.store_key(args))
+    }
+
+    /// The key under which SORT stores: behind its last STORE. As in Redis, found without reading all options rightly.
+    fn store_key<'a>(&self, args: &'a [Bytes]) -> Option<&'a Bytes> {
+        let mut found = None;
+        let mut at = if self.id == CommandId::Sort { 2 } else { args.len() };
+        while let Some(option) = args.get(at) {
+            at += match option.to_ascii_lowercase().as_slice() {
+                b"limit" => 3,
+                b"get" | b"by" => 2,
+                b"store" => {
+                    found = args.get(at + 1).or(found);
+                    1
+                }
+                _ => 1,
+            };
+        }
+        found
     }
 
     /// The answer to a request with the wrong number of arguments. EXEC, then, discards the transaction and says so.

@@ -270,6 +270,18 @@ commands! {
             "key ttl:integer serialized-value:string REPLACE?@3.0.0 ABSTTL?@5.0.0 ",
             "IDLETIME=seconds:integer?@5.0.0 FREQ=frequency:integer?@5.0.0"
         );
+    Sort "sort" -2 [WRITE DENYOOM MOVABLE_KEYS] @[SET SORTEDSET LIST DANGEROUS] keys(1, 1, 1: RO ACCESS)
+        in Generic("1.0.0", "O(N log N) in the number of elements", "Sorts the elements of a collection")
+        args(
+            "key BY=pattern:pattern1? LIMIT=offset_count{offset:integer count:integer}? GET=pattern:pattern1?** ",
+            "order(ASC|DESC)? ALPHA=sorting:pure-token? STORE=destination:key3?"
+        );
+    SortRo "sort_ro" -2 [READONLY MOVABLE_KEYS] @[SET SORTEDSET LIST DANGEROUS] keys(1, 1, 1: RO ACCESS)
+        in Generic("7.0.0", "O(N log N) in the number of elements", "Sorts the elements of a collection, stores nothing")
+        args(
+            "key BY=pattern:pattern1? LIMIT=offset_count{offset:integer count:integer}? GET=pattern:pattern1?** ",
+            "order(ASC|DESC)? ALPHA=sorting:pure-token?"
+        );
     Scan "scan" -2 [READONLY] @[KEYSPACE]
         in Generic("2.8.0", "O(1) for a call, O(N) for all keys", "Walks the keys in small steps")
         args("cursor:integer MATCH=pattern:pattern? COUNT=count:integer? TYPE=type:string?@6.0.0")

@@ -132,7 +132,10 @@ impl RequestDecoder {
                 request.finish_large();
             } else if end <= input.len() {
                 request.cost += length;
-                request.push(Bytes::copy_from_slice(&input[start..start + length]), input.len() - start);
+                let bytes = &input[start..start + length];
+                let name = if request.args.is_empty() { common_name(bytes) } else { None };
+                let arg = name.map_or_else(|| Bytes::copy_from_slice(bytes), Bytes::from_static);
+                request.push(arg, input.len() - start);
                 *at = end;
             } else {
                 return Ok(end);
@@ -223,6 +226,13 @@ fn common_line(kind: u8, input: &[u8]) -> Option<(usize, usize)> {
         number = number * 10 + usize::from(digit);
     }
     None
+}
+
+/// The name of a command that comes often, as clients write it: it needs no memory of its own.
+fn common_name(bytes: &[u8]) -> Option<&'static [u8]> {
+    const NAMES: [&[u8]; 10] =
+        [b"GET", b"SET", b"get", b"set", b"DEL", b"MGET", b"INCR", b"EXISTS", b"EXPIRE", b"PING"];
+    NAMES.into_iter().find(|name| *name == bytes)
 }
 
 impl Multibulk {

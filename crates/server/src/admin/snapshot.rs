@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub uptime_s: u64,
     /// Why it must stop, if it must.
     pub fatal: Option<String>,
+    /// It was removed from its cluster, sends its clients away, and ends soon.
+    pub leaving: bool,
     /// Clients connected.
     pub clients: u64,
     /// Clients' requests that wait for a leader to take them.
@@ -120,6 +122,9 @@ impl Snapshot {
     /// Why they cannot.
     pub fn readiness(&self) -> Result<(), String> {
         self.health()?;
+        if self.leaving {
+            return Err("this node is being removed from its cluster".to_owned());
+        }
         let range = self.ranges.iter().find(|range| range.is_user).ok_or("there is no range of user data yet")?;
         if range.leader.is_none() {
             return Err(format!("no leader is known in term {}", range.term));

@@ -44,6 +44,7 @@ impl Front {
 fn with_status(own: Snapshot, status: &NodeStatus) -> Snapshot {
     let NodeStatus { stats, usage, log, .. } = status;
     Snapshot {
+        leaving: status.is_leaving,
         clients: status.clients as u64,
         requests_held: status.requests_held as u64,
         connections_total: stats.connections,

@@ -105,9 +105,25 @@ impl Head {
     /// # Panics
     /// If the version is 0, or if the value is in chunks and one is given here.
     pub fn encode(&self, value: &[u8]) -> Bytes {
+        let mut out = Vec::with_capacity(self.encoded_len() + value.len());
+        self.encode_into(value, &mut out);
+        Bytes::from(out)
+    }
+
+    /// A record and the key it is stored under, in one piece of memory.
+    pub fn encode_with_key(&self, key: &[u8], value: &[u8]) -> (Bytes, Bytes) {
+        let mut out = Vec::with_capacity(key.len() + self.encoded_len() + value.len());
+        out.extend_from_slice(key);
+        self.encode_into(value, &mut out);
+        let mut key_bytes = Bytes::from(out);
+        let record = key_bytes.split_off(key.len());
+        (key_bytes, record)
+    }
+
+    fn encode_into(&self, value: &[u8], out: &mut Vec<u8>) {
         assert!(self.version != 0, "a record needs a version");
         assert!(self.chunked.is_none() || (self.generation.is_some() && value.is_empty()), "chunks belong elsewhere");
-        let mut out = Vec::with_capacity(self.encoded_len() + value.len());
+        let begin = out.len();
         out.extend_from_slice(&[self.kind as u8, self.flags()]);
         out.extend_from_slice(&self.version.to_be_bytes());
         for field in [self.expires_at_ms, self.generation].into_iter().flatten() {
@@ -117,9 +133,8 @@ impl Head {
             out.extend_from_slice(&len.to_be_bytes());
             out.push(bits);
         }
-        debug_assert_eq!(out.len(), self.encoded_len());
+        debug_assert_eq!(out.len() - begin, self.encoded_len());
         out.extend_from_slice(value);
-        Bytes::from(out)
     }
 
     /// Reads the head of a record. The value is the rest: `record[head.encoded_len()..]`, see [`Head::value`].
@@ -205,6 +220,8 @@ mod tests {
     fn the_bytes_are_as_documented() {
         let plain = Head::string(0x0102, None).encode(b"v");
         assert_eq!(&plain[..], b"\x01\x00\0\0\0\0\0\0\x01\x02v");
+        let (key, record) = Head::string(0x0102, None).encode_with_key(b"key", b"v");
+        assert_eq!((&key[..], record), (&b"key"[..], plain));
         let full = Head { generation: Some(9), ..Head::string(7, Some(0x0A0B)) }.encode(b"");
         assert_eq!(&full[..], b"\x01\x03\0\0\0\0\0\0\0\x07\0\0\0\0\0\0\x0a\x0b\0\0\0\0\0\0\0\x09");
         let chunked = Some(Chunked { len: 0x0203, bits: 14 });

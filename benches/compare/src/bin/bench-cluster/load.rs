@@ -14,8 +14,9 @@ pub(crate) const KEYS: usize = 10_000;
 
 const VALUE_BYTES: usize = 100;
 
-/// Connections at once where many are meant, spread over the nodes.
+/// Connections at once where many are meant, spread over the nodes; and where very many are.
 const MANY: usize = 50;
+const VERY_MANY: usize = 800;
 
 /// A run before each measurement, and the measurement.
 const WARM_UP: Duration = Duration::from_millis(300);
@@ -76,19 +77,26 @@ pub(crate) struct Load {
 
 /// All loads, in the order in which they are run.
 pub(crate) const LOADS: &[Load] = &[
-    Load { name: "set", title: "SET, 50 connections", verb: Verb::Set, connections: MANY, place: Place::Spread },
-    Load { name: "get", title: "GET, 50 connections", verb: Verb::Get, connections: MANY, place: Place::Spread },
-    Load { name: "set-1", title: "SET, one to the leader", verb: Verb::Set, connections: 1, place: Place::Leader },
-    Load { name: "get-1", title: "GET, one to the leader", verb: Verb::Get, connections: 1, place: Place::Leader },
+    Load { name: "set-c50", title: "SET, 50 connections", verb: Verb::Set, connections: MANY, place: Place::Spread },
     Load {
-        name: "set-1-follower",
+        name: "set-c800",
+        title: "SET, 800 connections",
+        verb: Verb::Set,
+        connections: VERY_MANY,
+        place: Place::Spread,
+    },
+    Load { name: "get-c50", title: "GET, 50 connections", verb: Verb::Get, connections: MANY, place: Place::Spread },
+    Load { name: "set-c1", title: "SET, one to the leader", verb: Verb::Set, connections: 1, place: Place::Leader },
+    Load { name: "get-c1", title: "GET, one to the leader", verb: Verb::Get, connections: 1, place: Place::Leader },
+    Load {
+        name: "set-c1-follower",
         title: "SET, one to a follower",
         verb: Verb::Set,
         connections: 1,
         place: Place::Follower,
     },
     Load {
-        name: "get-1-follower",
+        name: "get-c1-follower",
         title: "GET, one to a follower",
         verb: Verb::Get,
         connections: 1,
