@@ -235,7 +235,6 @@ impl Temper {
 
     /// The next fault among `present` machines; `leader` is where one is thought to be.
     pub fn fault(&self, random: &mut Random, present: &[Machine], leader: Option<Machine>) -> Option<(Kind, Fault)> {
-        let nodes = present.len();
         let total: u64 = self.weights.iter().sum();
         let mut at = random.below(total);
         let mut kinds = KINDS.iter().zip(self.weights);
@@ -248,7 +247,12 @@ impl Temper {
             Some(leader) if random.permille(self.aim_permille) => leader,
             _ => *random.pick(present),
         };
-        let fault = match kind {
+        Some((kind, self.fault_of(kind, random, present, machine)))
+    }
+
+    fn fault_of(&self, kind: Kind, random: &mut Random, present: &[Machine], machine: Machine) -> Fault {
+        let nodes = present.len();
+        match kind {
             Kind::Partition => Fault::Partition(partition(random, present, machine)),
             Kind::Crash => {
                 let at = [
@@ -304,8 +308,7 @@ impl Temper {
             Kind::Wipe => Fault::Wipe(machine),
             Kind::Move => Fault::Move(machine),
             Kind::HandOver => Fault::HandOver(random.one_in(2).then(|| *random.pick(present))),
-        };
-        Some((kind, fault))
+        }
     }
 
     /// When the fault after one at `now` comes.
