@@ -13,7 +13,7 @@ BUILD_PACKAGES := g++ libclang-dev
 TEST_PACKAGES := git redis-server redis-tools python3 python3-venv iproute2 nftables
 CARGO_FLAGS := --release --locked
 
-.PHONY: help run build test test-power-loss test-redis test-failover test-membership sim sim-planted fmt packages test-packages bench-single bench-keys bench-large bench-cluster bench-raft-cost bench-net bench-raft bench-rpc
+.PHONY: help run build test test-power-loss test-redis test-failover test-membership sim sim-planted fmt packages test-packages chaos chaos-redis bench-single bench-keys bench-large bench-cluster bench-raft-cost bench-net bench-raft bench-rpc
 
 help:
 	@echo "make run [ARGS=\"--nodes 5 --keep\"]   build and start a cluster on this machine"
@@ -24,6 +24,8 @@ help:
 	@echo "make test-membership      nodes that come and go, a snapshot of 1 GB under load, 50 power cuts during snapshots"
 	@echo "make sim [SEEDS=n] [SEED=s] [TRACE=1] [SHRINK=1]   simulated clusters on seeds, 200 of them from a fresh one by default"
 	@echo "make sim-planted          plants known bugs into simulated clusters, and sees each caught"
+	@echo "make chaos [MINUTES=m] [SEED=s]    five real nodes under real faults, 5 minutes by default"
+	@echo "make chaos-redis [MINUTES=m]       the same clients and judge on a Redis primary with a replica"
 	@echo "make build                build the dstore binary"
 	@echo "make bench-single         one node beside redis-server, with ratios"
 	@echo "make bench-keys           one node with 10^5, 10^6 and 10^7 keys"
@@ -68,6 +70,15 @@ sim: packages
 
 sim-planted: packages
 	cargo run $(CARGO_FLAGS) -p dstore-sim --features planted -- --planted all --seeds 2000 --seed $(or $(SEED),1)
+
+# Real processes in network namespaces, real packets dropped, power cut, disks filled; closes with "chaos M min: operations N
+# checked, violations V, acknowledged writes lost L, faults: ...". A seed repeats the faults. CHAOS_FLAGS: see --help.
+MINUTES ?= 5
+chaos: test-packages build
+	cargo run $(CARGO_FLAGS) -p dstore-chaos -- --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(CHAOS_FLAGS)
+
+chaos-redis: test-packages
+	cargo run $(CARGO_FLAGS) -p dstore-chaos -- --redis --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(CHAOS_FLAGS)
 
 # A longer run of one of the tests.
 test-power-loss: test-packages build

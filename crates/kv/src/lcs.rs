@@ -2,7 +2,7 @@
 //!
 //! The textbook table of all prefixes, four bytes a cell. As in Redis it may be as large as a value, which bounds memory
 //! and time; it is walked back from its end in Redis's order, so where several subsequences are longest, the same one
-//! is found.
+//! is found. The table may be made in portions: see [`LongRead`](crate::LongRead).
 
 use bytes::Bytes;
 use dstore_resp::Reply;
@@ -46,30 +46,57 @@ impl Options {
 
 /// `LCS key1 key2 [LEN] [IDX] [MINMATCHLEN n] [WITHMATCHLEN]`
 pub(crate) fn lcs(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
-    let (first, second) = (evaluation.read(&command.args[1])?, evaluation.read(&command.args[2])?);
-    let options = Options::parse(&command.args[3..])?;
-    let lens = [&first, &second].map(|record| record.as_ref().map_or(0, |record| record.len()));
-    let cells = (lens[0] as u64 + 1).saturating_mul(lens[1] as u64 + 1);
-    if cells.saturating_mul(4) > evaluation.context.limits.value_bytes_max as u64 {
-        return Err(Stop::error(errors::LCS_TOO_LONG));
+    let mut comparison = Comparison::begin(evaluation, command.args)?;
+    comparison.go_on(usize::MAX);
+    Ok(comparison.reply())
+}
+
+/// LCS under way.
+pub(crate) struct Comparison {
+    first: Bytes,
+    second: Bytes,
+    options: Options,
+    table: Table,
+}
+
+impl Comparison {
+    pub(crate) fn begin(evaluation: &Evaluation<'_>, args: &[Bytes]) -> Result<Comparison, Stop> {
+        let (first, second) = (evaluation.read(&args[1])?, evaluation.read(&args[2])?);
+        let options = Options::parse(&args[3..])?;
+        let lens = [&first, &second].map(|record| record.as_ref().map_or(0, |record| record.len()));
+        let cells = (lens[0] as u64 + 1).saturating_mul(lens[1] as u64 + 1);
+        if cells.saturating_mul(4) > evaluation.context.limits.value_bytes_max as u64 {
+            return Err(Stop::error(errors::LCS_TOO_LONG));
+        }
+        let view = evaluation.view;
+        let value =
+            |record: Option<crate::value::Record>| record.map_or(Ok(Bytes::new()), |record| record.into_value(view));
+        let (first, second) = (value(first)?, value(second)?);
+        let table = Table::new(&first, &second);
+        Ok(Comparison { first, second, options, table })
     }
-    let view = evaluation.view;
-    let value =
-        |record: Option<crate::value::Record>| record.map_or(Ok(Bytes::new()), |record| record.into_value(view));
-    let (first, second) = (value(first)?, value(second)?);
-    let table = Table::new(&first, &second);
-    if options.len {
-        return Ok(Reply::Integer(table.at(first.len(), second.len()).into()));
+
+    /// Fills about so many cells of the table, at least a row. True once all are.
+    pub(crate) fn go_on(&mut self, cells: usize) -> bool {
+        self.table.fill(&self.first, &self.second, (cells / self.table.width).saturating_add(1))
     }
-    let found = table.trace(&first, &second);
-    if options.index {
-        return Ok(index_reply(&found, &options));
+
+    /// The answer, of a table that is full.
+    pub(crate) fn reply(&self) -> Reply {
+        let Comparison { first, second, options, table } = self;
+        if options.len {
+            return Reply::Integer(table.at(first.len(), second.len()).into());
+        }
+        let found = table.trace(first, second);
+        if options.index {
+            return index_reply(&found, options);
+        }
+        let mut text = Vec::with_capacity(found.iter().map(|found| found.len).sum());
+        for found in found.iter().rev() {
+            text.extend_from_slice(&first[found.first..found.first + found.len]);
+        }
+        Reply::Bulk(Bytes::from(text))
     }
-    let mut text = Vec::with_capacity(found.iter().map(|found| found.len).sum());
-    for found in found.iter().rev() {
-        text.extend_from_slice(&first[found.first..found.first + found.len]);
-    }
-    Ok(Reply::Bulk(Bytes::from(text)))
 }
 
 fn index_reply(found: &[Match], options: &Options) -> Reply {
@@ -103,23 +130,30 @@ struct Match {
 struct Table {
     cells: Vec<u32>,
     width: usize,
+    /// Rows that are filled; the first, of the empty prefix, is from the beginning.
+    rows: usize,
 }
 
 impl Table {
     fn new(first: &[u8], second: &[u8]) -> Table {
         let width = second.len() + 1;
-        let mut cells = vec![0; (first.len() + 1) * width];
-        let mut rows = cells.chunks_exact_mut(width);
-        let mut above: &mut [u32] = rows.next().expect("there is a row for the empty prefix");
-        for (byte, row) in first.iter().zip(rows) {
+        Table { cells: vec![0; (first.len() + 1) * width], width, rows: 1 }
+    }
+
+    /// Fills so many more rows. True once all are.
+    fn fill(&mut self, first: &[u8], second: &[u8], rows: usize) -> bool {
+        let until = self.rows.saturating_add(rows).min(first.len() + 1);
+        for at in self.rows..until {
+            let byte = first[at - 1];
+            let (above, row) = self.cells[(at - 1) * self.width..(at + 1) * self.width].split_at_mut(self.width);
             let mut left = 0;
             for ((other, cell), pair) in second.iter().zip(&mut row[1..]).zip(above.windows(2)) {
-                left = if byte == other { pair[0] + 1 } else { pair[1].max(left) };
+                left = if byte == *other { pair[0] + 1 } else { pair[1].max(left) };
                 *cell = left;
             }
-            above = row;
         }
-        Table { cells, width }
+        self.rows = until;
+        until == first.len() + 1
     }
 
     fn at(&self, first: usize, second: usize) -> u32 {

@@ -140,9 +140,7 @@ fn pattern_matches(pattern: &[u8], user_key: &[u8]) -> bool {
 
 /// `KEYS pattern`, in key order.
 pub(crate) fn keys(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
-    let mut listing = Listing::of_keys(evaluation.context.db, command.args, evaluation.context.limits)?;
-    listing.go_on(evaluation, Portion::ALL)?;
-    Ok(listing.take_reply())
+    Listing::of_keys(evaluation.context.db, command.args, evaluation.context.limits)?.at_once(evaluation)
 }
 
 /// What is done of a listing, or of another long read, before others have their turn.
@@ -157,6 +155,9 @@ pub(crate) struct Portion {
 impl Portion {
     pub(crate) const ALL: Portion = Portion { keys: u64::MAX, bytes: usize::MAX };
 }
+
+/// Keys that are walked over in one go, as in a MULTI: nobody else is served meanwhile.
+const AT_ONCE_KEYS_MAX: u64 = 100_000;
 
 /// KEYS or KV.RANGE under way: a walk that can be interrupted between any two keys.
 pub(crate) struct Listing {
@@ -208,6 +209,13 @@ impl Listing {
         })
     }
 
+    /// All of it in one go, if it is not so long that others must be served in between.
+    fn at_once(mut self, evaluation: &Evaluation<'_>) -> Result<Reply, Stop> {
+        self.looks_left = self.looks_left.min(AT_ONCE_KEYS_MAX);
+        self.go_on(evaluation, Portion::ALL)?;
+        Ok(Reply::Array(self.found))
+    }
+
     /// Walks on. True at the end.
     pub(crate) fn go_on(&mut self, evaluation: &Evaluation<'_>, portion: Portion) -> Result<bool, Stop> {
         let Listing { span, direction, pattern, with_values, left, looks_left, room, found } = self;
@@ -249,9 +257,9 @@ impl Listing {
         Ok(false)
     }
 
-    /// What was found.
-    pub(crate) fn take_reply(&mut self) -> Reply {
-        Reply::Array(std::mem::take(&mut self.found))
+    /// What was found since this was last asked.
+    pub(crate) fn take_found(&mut self) -> Vec<Reply> {
+        std::mem::take(&mut self.found)
     }
 }
 
@@ -444,9 +452,7 @@ impl RangeOptions {
 /// `KV.RANGE start end [LIMIT n] [REVERSE] [KEYSONLY]`: keys and values from `start` up to but not including `end`,
 /// which may be empty for "no end"; key, value, key, value, ...
 pub(crate) fn range(evaluation: &mut Evaluation<'_>, command: Command<'_>) -> Result<Reply, Stop> {
-    let mut listing = Listing::of_range(evaluation.context.db, command.args, evaluation.context.limits)?;
-    listing.go_on(evaluation, Portion::ALL)?;
-    Ok(listing.take_reply())
+    Listing::of_range(evaluation.context.db, command.args, evaluation.context.limits)?.at_once(evaluation)
 }
 
 #[cfg(test)]

@@ -84,13 +84,18 @@ impl Output {
         }
     }
 
-    /// Fills `slices` with the next unsent pieces; the count filled.
-    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+    /// Fills `slices` with the next unsent pieces, `bytes_max` at most; the count filled.
+    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>], bytes_max: usize) -> usize {
         let tail = &self.tail[self.tail_sent..];
         let pieces = self.segments.iter().map(|segment| &segment[..]).chain((!tail.is_empty()).then_some(tail));
-        let mut filled = 0;
+        let (mut filled, mut room) = (0, bytes_max);
         for (slot, piece) in slices.iter_mut().zip(pieces) {
+            if room == 0 {
+                break;
+            }
+            let piece = &piece[..piece.len().min(room)];
             *slot = IoSlice::new(piece);
+            room -= piece.len();
             filled += 1;
         }
         filled
@@ -174,7 +179,7 @@ mod tests {
         let mut sent = Vec::new();
         while !output.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let filled = output.slices(&mut slices);
+            let filled = output.slices(&mut slices, usize::MAX);
             let all: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
             let count = step.min(all.len());
             sent.extend_from_slice(&all[..count]);

@@ -13,6 +13,8 @@ use crate::sys::{Readiness, SocketKey};
 
 /// The least room made for a read behind input that waits for more.
 const READ_ROOM_BYTES: usize = 16 * 1024;
+/// Bytes sent to one peer at a time, of two times in a turn.
+const SEND_BYTES_MAX: usize = 512 * 1024;
 /// How long a closed connection goes on to swallow what its peer had under way.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -305,17 +307,26 @@ impl<A: Application> Driver<A> {
         self.mark_water(id);
     }
 
-    /// Writes until the output is empty or the socket refuses.
+    /// Writes until the output is empty, the socket refuses, or others must have their turn: a peer that reads as fast as this
+    /// writes would keep the loop to itself.
     fn send(&mut self, id: ConnectionId) -> io::Result<()> {
         let now = self.net.now;
+        let mut budget = SEND_BYTES_MAX;
         let Some(connection) = self.net.connections.get_mut(id.index as usize) else { return Ok(()) };
         let Some(socket) = connection.socket else { return Ok(()) };
         while connection.writable && !connection.output.is_empty() {
+            if budget == 0 {
+                self.net.make_dirty(id);
+                return Ok(());
+            }
             let (result, offered) = match connection.output.contiguous() {
-                Some(bytes) => (self.net.poller.write(socket, bytes), bytes.len()),
+                Some(bytes) => {
+                    let bytes = &bytes[..bytes.len().min(budget)];
+                    (self.net.poller.write(socket, bytes), bytes.len())
+                }
                 None => {
                     let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-                    let filled = connection.output.slices(&mut slices);
+                    let filled = connection.output.slices(&mut slices, budget);
                     let offered = slices[..filled].iter().map(|slice| slice.len()).sum();
                     (self.net.poller.write_vectored(socket, &slices[..filled]), offered)
                 }
@@ -323,6 +334,7 @@ impl<A: Application> Driver<A> {
             match result {
                 Ok(count) => {
                     connection.output.advance(count);
+                    budget -= count;
                     connection.last_sent = now;
                     // Contract of the poller: a short write means full, and room brings an event.
                     connection.writable = count == offered;

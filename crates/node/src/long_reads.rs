@@ -15,6 +15,7 @@
 use std::collections::VecDeque;
 
 use dstore_kv::{Context, LongRead, Mode};
+use dstore_resp::ProtocolVersion;
 use dstore_storage::layout::Stamp;
 use dstore_storage::{Engine, RangeId, Reader};
 
@@ -64,8 +65,8 @@ impl LongReads {
 
 impl<E: Engine> Node<E> {
     /// The read that a command is, if it may take long.
-    pub(crate) fn long_read(&self, command: &Command) -> Option<LongRead> {
-        LongRead::begin(command.db, command.spec, &command.args, &self.limits.commands)
+    pub(crate) fn long_read(&self, command: &Command, version: ProtocolVersion) -> Option<LongRead> {
+        LongRead::begin(command.db, command.spec, &command.args, version, &self.limits.commands)
     }
 
     /// Begins a read over the applied state, behind what is `done` of its batch already.

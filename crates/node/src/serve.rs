@@ -233,7 +233,7 @@ impl<E: Engine> Node<E> {
         for item in &batch.items {
             let order = if planted!(self, ReadUncommitted) { Order::Logged } else { Order::Applied };
             if let Work::One(command) = &item.work
-                && let Some(read) = self.long_read(command)
+                && let Some(read) = self.long_read(command, item.version)
             {
                 return self.begin_long(now, range, task, done, (command.db, read));
             }

@@ -39,6 +39,66 @@ impl ReplySink for Vec<u8> {
     }
 }
 
+/// An array whose items come one by one, encoded as they come: what is left to do at its end does not depend on how many
+/// there are.
+#[derive(Debug)]
+pub struct ArrayEncoder {
+    version: ProtocolVersion,
+    items: usize,
+    buffer: Vec<u8>,
+    pieces: Vec<Bytes>,
+}
+
+/// Bytes that gather in one piece of an array.
+const PIECE_BYTES: usize = 64 << 10;
+
+impl ArrayEncoder {
+    /// An empty array, for a reader of this version.
+    pub fn new(version: ProtocolVersion) -> ArrayEncoder {
+        // The first piece is the array's header.
+        ArrayEncoder { version, items: 0, buffer: Vec::new(), pieces: vec![Bytes::new()] }
+    }
+
+    /// Adds an item.
+    pub fn push(&mut self, item: &Reply) {
+        self.items += 1;
+        let version = self.version;
+        encode(item, version, self);
+        if self.buffer.len() >= PIECE_BYTES {
+            self.seal();
+        }
+    }
+
+    /// The whole array.
+    pub fn finish(mut self) -> Reply {
+        self.seal();
+        let mut header = Vec::new();
+        put_length(&mut header, b'*', self.items);
+        self.pieces[0] = header.into();
+        Reply::Pieces(self.pieces)
+    }
+
+    fn seal(&mut self) {
+        if !self.buffer.is_empty() {
+            self.pieces.push(std::mem::take(&mut self.buffer).into());
+        }
+    }
+}
+
+impl ReplySink for ArrayEncoder {
+    fn buffer(&mut self) -> &mut Vec<u8> {
+        if self.buffer.capacity() == 0 {
+            self.buffer.reserve(PIECE_BYTES + HAND_OVER_BYTES_MIN + 64);
+        }
+        &mut self.buffer
+    }
+
+    fn put_bytes(&mut self, bytes: Bytes) {
+        self.seal();
+        self.pieces.push(bytes);
+    }
+}
+
 /// Appends the encoding of `reply`.
 pub fn encode(reply: &Reply, version: ProtocolVersion, sink: &mut impl ReplySink) {
     let resp3 = version == ProtocolVersion::Resp3;
@@ -76,6 +136,7 @@ pub fn encode(reply: &Reply, version: ProtocolVersion, sink: &mut impl ReplySink
         }
         Reply::Verbatim(_, text) => put_bulk(sink, text),
         Reply::Encoded(bytes) => put_bytes(sink, bytes),
+        Reply::Pieces(pieces) => pieces.iter().for_each(|piece| put_bytes(sink, piece)),
     }
 }
 

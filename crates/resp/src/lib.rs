@@ -22,6 +22,6 @@ pub use decode::{
     UNAUTHENTICATED_ARGS_MAX, UNAUTHENTICATED_BULK_BYTES_MAX,
 };
 pub use decode_reply::{ReplyDecoder, ReplyError, ReplyLimits};
-pub use encode::{HAND_OVER_BYTES_MIN, ProtocolVersion, ReplySink, encode, format_double};
+pub use encode::{ArrayEncoder, HAND_OVER_BYTES_MIN, ProtocolVersion, ReplySink, encode, format_double};
 pub use glob::{glob_matches, glob_matches_nocase};
 pub use reply::Reply;

@@ -39,6 +39,8 @@ pub enum Reply {
     /// One whole reply that is encoded already, in the version its reader speaks: written as it is. For what another
     /// node has answered. Nothing checks it: whoever makes one vouches that it is exactly one reply, and in that version.
     Encoded(Bytes),
+    /// The same of one that is long, in pieces that are written one behind the other.
+    Pieces(Vec<Bytes>),
 }
 
 impl Reply {
@@ -60,6 +62,7 @@ impl Reply {
                     items.iter().map(Reply::bytes_len).sum()
                 }
                 Reply::Map(pairs) => pairs.iter().map(|(key, value)| key.bytes_len() + value.bytes_len()).sum(),
+                Reply::Pieces(pieces) => pieces.iter().map(Bytes::len).sum(),
                 Reply::Simple(_)
                 | Reply::Integer(_)
                 | Reply::Null

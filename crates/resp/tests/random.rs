@@ -202,7 +202,7 @@ fn frame2(reply: &Reply) -> Frame2 {
         Reply::Map(pairs) => {
             Frame2::Array(pairs.iter().flat_map(|(key, value)| [frame2(key), frame2(value)]).collect())
         }
-        Reply::NullArray | Reply::Double(_) | Reply::Encoded(_) => unreachable!("not compared"),
+        Reply::NullArray | Reply::Double(_) | Reply::Encoded(_) | Reply::Pieces(_) => unreachable!("not compared"),
     }
 }
 
@@ -229,7 +229,7 @@ fn frame3(reply: &Reply) -> Frame3 {
         Reply::Map(pairs) => {
             Frame3::Map { data: pairs.iter().map(|(key, value)| (frame3(key), frame3(value))).collect(), attributes }
         }
-        Reply::Double(_) | Reply::Encoded(_) => unreachable!("not compared"),
+        Reply::Double(_) | Reply::Encoded(_) | Reply::Pieces(_) => unreachable!("not compared"),
     }
 }
 

@@ -6,8 +6,8 @@ mod common;
 use bytes::Bytes;
 use common::decode_replies;
 use dstore_resp::{
-    CommandId, Decoded, HAND_OVER_BYTES_MIN, ProtocolVersion, Reply, ReplyDecoder, ReplyError, ReplyLimits, ReplySink,
-    encode, format_double, help,
+    ArrayEncoder, CommandId, Decoded, HAND_OVER_BYTES_MIN, ProtocolVersion, Reply, ReplyDecoder, ReplyError,
+    ReplyLimits, ReplySink, encode, format_double, help,
 };
 
 fn encoded(reply: &Reply, version: ProtocolVersion) -> String {
@@ -102,6 +102,26 @@ fn a_large_string_is_handed_over_without_a_copy() {
     encode(&reply, ProtocolVersion::Resp3, &mut whole);
     assert_eq!(together, whole);
     assert_eq!(decode_replies(&whole), [reply]);
+}
+
+#[test]
+fn an_array_encoded_as_it_grows_is_the_array() {
+    for count in [0, 1, 7, 20_000] {
+        let item = |at: usize| match at % 5 {
+            0 => Reply::Null,
+            1 => Reply::Integer(at as i64),
+            2 if at % 1000 == 2 => Reply::Bulk(Bytes::from(vec![b'x'; 5000])),
+            _ => Reply::Bulk(Bytes::from(format!("item {at}"))),
+        };
+        for version in [ProtocolVersion::Resp2, ProtocolVersion::Resp3] {
+            let mut array = ArrayEncoder::new(version);
+            (0..count).for_each(|at| array.push(&item(at)));
+            let array = array.finish();
+            assert_eq!(encoded(&array, version), encoded(&Reply::Array((0..count).map(item).collect()), version));
+            let Reply::Pieces(pieces) = array else { panic!("it comes in pieces") };
+            assert!(pieces.iter().all(|piece| piece.len() < 80_000));
+        }
+    }
 }
 
 #[test]

@@ -151,7 +151,8 @@ pub struct RaftInfo {
 }
 
 impl RaftInfo {
-    fn parse(text: &str) -> Option<RaftInfo> {
+    /// Reads the text of `INFO raft`.
+    pub fn parse(text: &str) -> Option<RaftInfo> {
         let field = |name: &str| {
             text.lines().find_map(|line| line.trim_end().strip_prefix(name)?.strip_prefix(':')).map(str::to_owned)
         };

@@ -16,6 +16,7 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -39,7 +40,50 @@ pub enum Cut {
     Everybody,
 }
 
+/// Packets that a node does not let through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drops {
+    /// With whom; nobody in particular means everybody.
+    pub with: Option<IpAddr>,
+    /// Those that arrive.
+    pub arriving: bool,
+    /// Those that leave.
+    pub leaving: bool,
+    /// How many of a thousand, at random.
+    pub permille: u16,
+}
+
+impl Drops {
+    /// The rules of one direction's chain, as `nft` reads them.
+    fn rule(&self, arriving: bool) -> Option<String> {
+        if !(if arriving { self.arriving } else { self.leaving }) {
+            return None;
+        }
+        let which = match (self.with, arriving) {
+            (None, true) => "iifname \"eth0\"".to_owned(),
+            (None, false) => "oifname \"eth0\"".to_owned(),
+            (Some(address), true) => format!("ip saddr {address}"),
+            (Some(address), false) => format!("ip daddr {address}"),
+        };
+        let chance =
+            if self.permille >= 1000 { String::new() } else { format!(" numgen random mod 1000 < {}", self.permille) };
+        Some(format!("{which}{chance} drop\n"))
+    }
+}
+
 impl Network {
+    /// Removes the networks of processes that ended without doing so. Gives their names.
+    pub fn sweep() -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir("/run/netns") else { return Vec::new() };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let is_orphan = |name: &String| {
+            let owner = name.strip_prefix("dstore-").and_then(|rest| rest.split('-').next()?.parse::<u32>().ok());
+            owner.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        };
+        let orphans: Vec<String> = names.filter(is_orphan).collect();
+        orphans.into_iter().filter(|name| tool("ip", &["netns", "del", name]).is_ok()).collect()
+    }
+
     /// Makes a network of so many nodes, at most 250.
     ///
     /// # Errors
@@ -94,8 +138,17 @@ impl Network {
 
     /// The same command, run in a node's namespace. Its process id is that of the program itself.
     pub fn inside(&self, node: usize, command: &Command) -> Command {
+        Self::inside_of(&self.namespace(node), command)
+    }
+
+    /// The same command, run where the clients are.
+    pub fn beside_clients(&self, command: &Command) -> Command {
+        Self::inside_of(&self.hub(), command)
+    }
+
+    fn inside_of(space: &str, command: &Command) -> Command {
         let mut inside = Command::new("ip");
-        inside.args(["netns", "exec", &self.namespace(node)]).arg(command.get_program()).args(command.get_args());
+        inside.args(["netns", "exec", space]).arg(command.get_program()).args(command.get_args());
         for (name, value) in command.get_envs() {
             match value {
                 Some(value) => inside.env(name, value),
@@ -115,7 +168,24 @@ impl Network {
     ///
     /// When `work` does.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, String> {
-        let file = format!("/run/netns/{}", self.hub());
+        Self::within_of(&self.hub(), work)
+    }
+
+    /// Runs `work` on a node's machine. Sockets made there stay there, whoever uses them later.
+    ///
+    /// # Errors
+    ///
+    /// This thread may not enter the namespace.
+    ///
+    /// # Panics
+    ///
+    /// When `work` does.
+    pub fn within_node<T: Send>(&self, node: usize, work: impl FnOnce() -> T + Send) -> Result<T, String> {
+        Self::within_of(&self.namespace(node), work)
+    }
+
+    fn within_of<T: Send>(space: &str, work: impl FnOnce() -> T + Send) -> Result<T, String> {
+        let file = format!("/run/netns/{space}");
         let space = File::open(&file).map_err(|error| format!("{file}: {error}"))?;
         // A thread of its own, so that the caller's stays where it is.
         std::thread::scope(|scope| {
@@ -148,6 +218,33 @@ impl Network {
              chain in {{ type filter hook input priority 0; {from} drop; }}\n\
              chain out {{ type filter hook output priority 0; {to} drop; }}\n}}\n"
         );
+        self.set_rules(node, &rules)
+    }
+
+    /// Drops exactly these of a node's packets from now on, and no others that this was asked for before.
+    ///
+    /// # Errors
+    ///
+    /// `nft` refuses.
+    pub fn set_drops(&self, node: usize, drops: &[Drops]) -> Result<(), String> {
+        let chain = |arriving| drops.iter().filter_map(|drops| drops.rule(arriving)).collect::<String>();
+        // Declared, so that it can be deleted; all in one step.
+        let rules = format!(
+            "table inet drops {{\n}}\ndelete table inet drops\ntable inet drops {{\n\
+             chain in {{ type filter hook input priority 0;\n{}}}\n\
+             chain out {{ type filter hook output priority 0;\n{}}}\n}}\n",
+            chain(true),
+            chain(false)
+        );
+        self.set_rules(node, &rules)
+    }
+
+    /// Gives a node's `nft` these rules, beside what it has.
+    ///
+    /// # Errors
+    ///
+    /// It refuses.
+    pub fn set_rules(&self, node: usize, rules: &str) -> Result<(), String> {
         let mut nft = Command::new("nft");
         nft.args(["-f", "-"]);
         finish(&mut self.inside(node, &nft), rules.as_bytes())
@@ -231,5 +328,29 @@ mod tests {
         assert!(!answers());
         network.heal(0).unwrap();
         assert!(answers());
+
+        let everything = Drops { with: None, arriving: false, leaving: true, permille: 1000 };
+        network.set_drops(0, &[everything]).unwrap();
+        assert!(!answers(), "its answers do not leave");
+        network.set_drops(0, &[Drops { with: Some(network.address(1)), arriving: true, ..everything }]).unwrap();
+        assert!(answers(), "that is about another node");
+        network.set_drops(0, &[Drops { permille: 0, ..everything }]).unwrap();
+        assert!(answers(), "none of a thousand are dropped");
+        network.set_drops(0, &[]).unwrap();
+        assert!(answers());
+    }
+
+    #[test]
+    fn only_networks_whose_owner_is_gone_are_swept() {
+        let network = match Network::new(0) {
+            Ok(network) => network,
+            Err(why) => return println!("skipped: {why}"),
+        };
+        // No process has so high a number.
+        let orphan = "dstore-4194999-0-hub";
+        tool("ip", &["netns", "add", orphan]).unwrap();
+        let swept = Network::sweep();
+        assert!(swept.contains(&orphan.to_owned()), "{swept:?}");
+        assert!(Path::new(&format!("/run/netns/{}", network.hub())).exists());
     }
 }

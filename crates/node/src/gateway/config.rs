@@ -13,11 +13,13 @@ use crate::Node;
 const CONSTANT: &[(&str, &str)] = &[
     ("activedefrag", "no"),
     ("cluster-enabled", "no"),
+    ("daemonize", "no"),
     ("hz", "10"),
     ("io-threads", "1"),
     ("maxmemory-clients", "0"),
     ("notify-keyspace-events", ""),
     ("replicaof", ""),
+    ("slaveof", ""),
     ("stop-writes-on-bgsave-error", "yes"),
     ("tls-port", "0"),
     ("unixsocket", ""),
@@ -159,15 +161,18 @@ impl<E: Engine> Node<E> {
         }
         let known = all(&self.facts, &self.gateway.settings);
         let (mut settings, mut password) = (self.gateway.settings.clone(), self.facts.password.clone());
-        let mut seen: Vec<String> = Vec::new();
+        let mut named: Vec<(String, &str)> = Vec::new();
         for pair in pairs.chunks_exact(2) {
             let name = String::from_utf8_lossy(&pair[0]).to_ascii_lowercase().replace(['\r', '\n'], " ");
             let Some((_, current)) = known.iter().find(|(known, _)| *known == name) else {
                 return Reply::error(format!("ERR Unknown option or number of arguments for CONFIG SET - '{name}'"));
             };
-            if seen.contains(&name) {
+            if named.iter().any(|(before, _)| *before == name) {
                 return failed(&name, "duplicate parameter");
             }
+            named.push((name, current));
+        }
+        for (pair, (name, current)) in pairs.chunks_exact(2).zip(named) {
             match settings.set(&name, &pair[1]) {
                 Some(Ok(())) => {}
                 Some(Err(why)) => return failed(&name, &why),
@@ -177,7 +182,6 @@ impl<E: Engine> Node<E> {
                 None if current.as_bytes().eq_ignore_ascii_case(&pair[1]) => {}
                 None => return failed(&name, &why_fixed(&name)),
             }
-            seen.push(name);
         }
         (self.gateway.settings, self.facts.password) = (settings, password);
         Reply::OK
@@ -192,7 +196,7 @@ fn why_fixed(name: &str) -> String {
             node's own settings, data by the disk"
         }
         "notify-keyspace-events" => "there are no keyspace notifications",
-        "cluster-enabled" | "replicaof" => "the cluster is the node's own",
+        "cluster-enabled" | "replicaof" | "slaveof" => "the cluster is the node's own",
         _ => "it is given at the node's start",
     };
     format!("can't set immutable config: {why}")

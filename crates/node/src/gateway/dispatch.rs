@@ -10,12 +10,30 @@ use super::{absent, calls, connection, monitor, server};
 use crate::batch::{Command, Done, Item, Watched, Work, bytes_of};
 use crate::{Node, NodeError, Now, Output, USER_RANGE};
 
-/// Commands queued by one MULTI. Its bytes are bounded as well, by the largest request a client may send.
+/// Commands queued by one MULTI, or keys of theirs: nobody else is served while they run. Its bytes are bounded as well, by the
+/// largest request a client may send.
 const MULTI_COMMANDS_MAX: usize = 100_000;
+/// What a walk over keys counts for among them.
+const WALK_WEIGHT: usize = 1_000;
+
+/// Keys that one command may change, for the same reason.
+const CHANGED_KEYS_MAX: usize = 50_000;
 
 /// How an HTTP request begins, line by line. A browser that a hostile page makes speak to us gets no further: the
 /// connection closes before the commands in the body, as it does in Redis.
 const HTTP_WORDS: [&[u8]; 2] = [b"POST", b"Host:"];
+
+fn changes_too_many(spec: &CommandSpec, args: &[Bytes]) -> bool {
+    args.len() > CHANGED_KEYS_MAX && spec.flags.has(CommandFlags::WRITE) && spec.keys(args).count() > CHANGED_KEYS_MAX
+}
+
+/// How many commands of a MULTI one counts for.
+fn weight(spec: &CommandSpec, args: &[Bytes]) -> usize {
+    match spec.id {
+        CommandId::Keys | CommandId::KvRange => WALK_WEIGHT,
+        _ => spec.keys(args).count().max(1),
+    }
+}
 
 impl<E: Engine> Node<E> {
     /// Takes one request of a session. Its reply comes out of [`Node::poll_output`], always in the order of the session's
@@ -97,6 +115,9 @@ impl<E: Engine> Node<E> {
                 // In Redis it takes replies out of EXEC's array, which no client can read then.
                 Reply::error("ERR CLIENT REPLY is not allowed inside a transaction")
             }
+            Ok(spec) if changes_too_many(spec, args) => Reply::error(format!(
+                "ERR too many keys: one command may change {CHANGED_KEYS_MAX}; use several commands"
+            )),
             Ok(spec) => match full {
                 Some(oom) => Reply::error(oom),
                 None => return Ok(spec),
@@ -325,14 +346,17 @@ impl<E: Engine> Node<E> {
             return Reply::Null;
         };
         let bytes = bytes_of(&args);
-        if multi.commands.len() >= MULTI_COMMANDS_MAX || multi.bytes + bytes > bytes_max {
+        let weight = weight(spec, &args);
+        if multi.weight + weight > MULTI_COMMANDS_MAX || multi.bytes + bytes > bytes_max {
             multi.aborted = true;
             return Reply::error(format!(
-                "ERR the transaction is too large: it may hold {MULTI_COMMANDS_MAX} commands and {bytes_max} bytes"
+                "ERR the transaction is too large: it may hold {MULTI_COMMANDS_MAX} commands, or keys of commands, and \
+                 {bytes_max} bytes"
             ));
         }
         if !multi.aborted {
             multi.bytes += bytes;
+            multi.weight += weight;
             multi.commands.push((spec, args));
         }
         Reply::Simple("QUEUED")

@@ -130,6 +130,8 @@ const BATCH_ITEMS_MAX: usize = 1024;
 pub(crate) struct Multi {
     pub(crate) commands: Vec<(&'static CommandSpec, Vec<Bytes>)>,
     pub(crate) bytes: usize,
+    /// How many commands it counts for: those on several keys for more than one.
+    pub(crate) weight: usize,
     /// A command could not be queued: EXEC answers EXECABORT.
     pub(crate) aborted: bool,
 }
