@@ -24,6 +24,7 @@ fn near(bug: Planted) -> u64 {
         Planted::IgnoreFailedSync => 7157,
         Planted::ExpiredByClockAlone => 7214,
         Planted::SplitBlock => 7171,
+        Planted::ForgetTerm => 7965,
         _ => 7000,
     }
 }
