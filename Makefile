@@ -22,7 +22,7 @@ help:
 	@echo "make test-redis           compare a million requests with Redis, fuzz, and measure hostile clients and long commands"
 	@echo "make test-failover        kill the leader 20 times and pause it 5 times, and print the gaps"
 	@echo "make test-membership      nodes that come and go, a snapshot of 1 GB under load, 50 power cuts during snapshots"
-	@echo "make sim [SEEDS=n] [SEED=s] [TRACE=1]   simulated clusters on seeds, 200 of them from a fresh one by default"
+	@echo "make sim [SEEDS=n] [SEED=s] [TRACE=1] [SHRINK=1]   simulated clusters on seeds, 200 of them from a fresh one by default"
 	@echo "make sim-planted          plants known bugs into simulated clusters, and sees each caught"
 	@echo "make chaos [MINUTES=m] [SEED=s]    five real nodes under real faults, 5 minutes by default"
 	@echo "make chaos-redis [MINUTES=m]       the same clients and judge on a Redis primary with a replica"
@@ -65,7 +65,8 @@ test: test-packages
 # Whole clusters in one thread, one for each seed, with faults; closes with "seeds N failures F". A seed repeats exactly.
 SEEDS ?= 200
 sim: packages
-	cargo run $(CARGO_FLAGS) -p dstore-sim -- --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) $(if $(TRACE),--trace)
+	cargo run $(CARGO_FLAGS) -p dstore-sim --features marks -- --seeds $(SEEDS) $(if $(SEED),--seed $(SEED)) \
+		$(if $(TRACE),--trace) $(if $(SHRINK),--shrink) $(ARGS)
 
 sim-planted: packages
 	cargo run $(CARGO_FLAGS) -p dstore-sim --features planted -- --planted all --seeds 2000 --seed $(or $(SEED),1)

@@ -313,6 +313,7 @@ fn packed(ops: &[MicroOp], recorder: u32) -> (Vec<u8>, usize) {
                 pack(&mut request, &[b"APPEND", name(*key).as_bytes(), format!("{token:08x}").as_bytes()]);
             }
             MicroOp::Read { key, .. } => pack(&mut request, &[b"GET", name(*key).as_bytes()]),
+            other => panic!("no recorder asks for {other}"),
         }
     }
     if ops.len() > 1 {

@@ -207,6 +207,7 @@ impl<E: Engine> Node<E> {
         }
         self.disk.next_look = now.mono + LOOK_INTERVAL;
         if let Some(error) = self.groups.values().find_map(|group| group.raft.storage().failure()) {
+            mark!(LogDamaged);
             return Err(NodeError::Log(error));
         }
         self.watch_writes(now);
@@ -239,6 +240,7 @@ impl<E: Engine> Node<E> {
         match (&mut self.disk.stall, late) {
             (Some(stall), Some(_)) => stall.last_seen = now.mono,
             (None, Some(since)) => {
+                mark!(DiskStalled);
                 let ms = now.mono.since(since).as_millis();
                 tracing::warn!("the disk stands still: a write to the log is under way for {ms} ms");
                 self.disk.stall = Some(Stall { since, last_seen: now.mono });
@@ -284,6 +286,7 @@ impl<E: Engine> Node<E> {
         let Some(to) = self.successor(now, range) else { return };
         match self.hand_over_range(now, range, Some(to)) {
             Ok(to) => {
+                mark!(GivenAwayForDisk);
                 let why = if stalled { "stands still" } else { "is nearly full" };
                 tracing::warn!(
                     "range {range}: handing leadership to node {to:016x}, because the disk of this one {why}"
@@ -356,7 +359,11 @@ impl<E: Engine> Node<E> {
         if !too_few && (own == Space::Ample || searching) {
             return None;
         }
+        mark!(GrowthRefused);
         let all_but_removals = own == Space::Critical || count(Space::Low) < quorum;
+        if all_but_removals {
+            mark!(RemovalsAloneTaken);
+        }
         Some(Refusal { all_but_removals, why: self.describe_short(&short) })
     }
 
@@ -397,6 +404,9 @@ impl<E: Engine> Node<E> {
             EntryKind::Blank | EntryKind::Config => false,
         };
         let full = self.disk.space == Space::Critical && entries.iter().any(grows);
+        if full {
+            mark!(AppendNotTakenIn);
+        }
         !full && backlog <= self.limits.inflight_bytes_max
     }
 

@@ -317,6 +317,9 @@ impl Group {
     }
 
     fn persist(&mut self, now: Time, mut persist: dstore_raft::Persist, effects: &mut Effects<'_>) {
+        if planted!(self.replica, ForgetTerm) {
+            persist.hard_state = None;
+        }
         let ops = write_ops(self.replica.range(), &mut persist);
         let write = (Some(persist.number), persist.messages);
         match persist.snapshot {
@@ -420,6 +423,7 @@ fn join_log_to_data(log: &dyn Log, range: RangeId, applied: Position) -> Result<
     };
     if let Some(reset) = reset {
         if begin.is_some() {
+            mark!(LogJoinsData);
             tracing::warn!("range {range}: the data, at entry {applied}, is ahead of the log, which begins anew there");
         }
         // Nothing waits for it: later writes become durable behind it, or not at all.

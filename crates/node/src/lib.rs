@@ -33,6 +33,14 @@ macro_rules! planted {
     }};
 }
 
+/// Notes that a place was reached. Without the feature it is nothing.
+macro_rules! mark {
+    ($name:ident) => {
+        #[cfg(feature = "marks")]
+        crate::marks::Mark::$name.reach();
+    };
+}
+
 mod administer;
 mod batch;
 mod cached;
@@ -43,6 +51,8 @@ mod gateway;
 mod gathered;
 mod group;
 mod long_reads;
+#[cfg(feature = "marks")]
+pub mod marks;
 mod membership;
 mod node;
 pub mod offline;
@@ -73,6 +83,9 @@ pub use planted::Planted;
 pub use replica::Applied;
 pub use status::{MemberStatus, NodeStatus, Part, RangeStatus};
 pub use transfer::spans_of;
+/// The number of the messages of consensus: for whoever looks at what nodes say.
+pub const RAFT_METHOD: u32 = wire::RAFT.number;
+
 pub use wire::{
     ADMINISTER, Administer, Administered, Check, HandOver, Join, MemberAddress, Remove, SNAPSHOT, SnapshotOpening,
 };

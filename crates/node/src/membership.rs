@@ -275,6 +275,7 @@ impl<E: Engine> Node<E> {
             return Ok(Administered { done, pending: ranges > 0, members, ..Administered::default() });
         }
         if let Some(error) = self.cannot_spare(now, NodeId(node)).filter(|_| !remove.force) {
+            mark!(RemovalRefused);
             return refused(error);
         }
         let known = record.or_else(|| self.roster.get(node).cloned()).unwrap_or_default();

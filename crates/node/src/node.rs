@@ -171,6 +171,19 @@ pub enum NodeError {
     },
 }
 
+impl NodeError {
+    /// Whether the disk did not give back what was written, so that the data must come from another replica.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            NodeError::Engine(EngineError::Corrupt(_)) | NodeError::Log(LogError::Damaged { .. }) => true,
+            NodeError::View(dstore_kv::ViewError::Unreadable(error)) => {
+                matches!(error.downcast_ref(), Some(EngineError::Corrupt(_)))
+            }
+            _ => false,
+        }
+    }
+}
+
 /// What a node wants its driver to do, in this order.
 #[derive(Debug)]
 pub enum Output {
@@ -552,7 +565,10 @@ impl<E: Engine> Node<E> {
                     self.forget(now, from.0, &forget)?;
                 }
             }
-            _ => tracing::debug!("node {from} sent message {method}, which this version does not know"),
+            _ => {
+                mark!(UnknownMessage);
+                tracing::debug!("node {from} sent message {method}, which this version does not know");
+            }
         }
         Ok(())
     }
@@ -605,7 +621,10 @@ impl<E: Engine> Node<E> {
                 Ok(record) => self.greeted_by(now, from, &record).map(|answer| Ok(answer.encode_to_vec().into()))?,
                 Err(status) => Err(status),
             },
-            _ => refuse(Code::UnknownMethod, format!("there is no method {method} here")),
+            _ => {
+                mark!(UnknownCall);
+                refuse(Code::UnknownMethod, format!("there is no method {method} here"))
+            }
         };
         self.outputs.push_back(Output::Answer { request, result });
         Ok(())

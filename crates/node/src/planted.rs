@@ -53,13 +53,29 @@ pub enum Planted {
     KeepPlaceOfOpenEntry,
     /// A removed node goes when it hears of it, needed or not.
     LeaveAtOnce,
+    /// A key is told to have expired by the clock alone: the log does not get the time.
+    ExpiredByClockAlone,
+    /// INCR evaluates over the applied state, and so misses what is logged and not applied.
+    StaleIncrement,
+    /// WATCH does not see that a key expires.
+    WatchMissesExpiry,
+    /// A block's commands get an entry each.
+    SplitBlock,
+    /// The term and the vote are not written to the log.
+    ForgetTerm,
+    /// What expires is removed a second early.
+    SweepEarly,
+    /// A frame of the log that a power loss tore is taken for whole. The log's bug; the simulator has it in its own.
+    TrustTornFrame,
+    /// A block of the data is not checked when it is read. The engine's bug; the simulator has it in its own.
+    TrustRottenBlock,
     /// A node whose disk was lost comes back under its old id. Its user's bug; the simulator's operator has it.
     SameIdOnNewDisk,
 }
 
 impl Planted {
     /// Every bug.
-    pub const ALL: [Planted; 25] = [
+    pub const ALL: [Planted; 33] = [
         Planted::AnswerBeforeCommit,
         Planted::AnswerBeforeDurable,
         Planted::ReadWithoutLease,
@@ -85,5 +101,13 @@ impl Planted {
         Planted::KeepPlaceOfOpenEntry,
         Planted::LeaveAtOnce,
         Planted::SameIdOnNewDisk,
+        Planted::ExpiredByClockAlone,
+        Planted::StaleIncrement,
+        Planted::WatchMissesExpiry,
+        Planted::SplitBlock,
+        Planted::ForgetTerm,
+        Planted::SweepEarly,
+        Planted::TrustTornFrame,
+        Planted::TrustRottenBlock,
     ];
 }

@@ -236,13 +236,17 @@ impl Replica {
         tools: Tools<'_, E>,
     ) -> Result<Option<Reply>, NodeError> {
         let mode = match order {
+            Order::Applied if planted!(self, ExpiredByClockAlone) => {
+                Mode::Read { applied: self.applied.stamp.max(Stamp::from_ms(now.wall_ms())) }
+            }
             Order::Applied => Mode::Read { applied: self.applied.stamp },
             Order::Logged => {
                 let open = self.open(now);
                 Mode::Write { stamp: open.stamp, ordinal: open.next_version - open.stamp.as_u64() }
             }
         };
-        let view = self.view(order, tools.engine);
+        let misses = planted!(self, StaleIncrement) && call.spec.full_name.eq_ignore_ascii_case("incr");
+        let view = self.view(if misses { Order::Applied } else { order }, tools.engine);
         let context = Context {
             db: call.db,
             range: self.range,
@@ -272,6 +276,7 @@ impl Replica {
             Order::Applied => self.applied.stamp,
             Order::Logged => self.open(now).stamp,
         };
+        let stamp = if planted!(self, WatchMissesExpiry) { Stamp::ZERO } else { stamp };
         Ok(dstore_kv::version_of(&self.view(order, engine), db, key, stamp)?)
     }
 
@@ -291,8 +296,12 @@ impl Replica {
         engine: &E,
     ) -> Result<Sweep, NodeError> {
         let stamp = self.open(now).stamp;
+        let stamp = if planted!(self, SweepEarly) { Stamp::from_ms(stamp.ms() + 1000) } else { stamp };
         let view = self.view(Order::Logged, engine);
         let mut sweep = dstore_kv::sweep(&view, self.range, stamp, from_ms, index_records_max)?;
+        if sweep.keys_removed > 0 {
+            mark!(SweepRemoves);
+        }
         self.add(std::mem::take(&mut sweep.effects), 0, false);
         Ok(sweep)
     }
@@ -380,6 +389,7 @@ impl Replica {
         assert_eq!(position.index, self.last.next(), "entries are logged in order");
         if self.open.is_some() && !planted!(self, KeepPlaceOfOpenEntry) {
             // It came in between: the open entry is the one after it.
+            mark!(OwnEntryBeforeOpen);
             self.overlay.move_entry(position.index, position.index.next());
         }
         // Nothing that commands read or write, so it casts no overlay.
@@ -412,6 +422,9 @@ impl Replica {
     pub(crate) fn step_down(&mut self) {
         self.open = None;
         let committed = self.committed;
+        if self.last > committed {
+            mark!(StepDownDropsEntries);
+        }
         self.logged.retain(|logged| logged.position.index <= committed);
         if !planted!(self, KeepOverlay) {
             self.overlay = Overlay::default();
@@ -433,11 +446,15 @@ impl Replica {
             let run = self.next_run();
             match self.apply_run(&run, engine) {
                 Ok(()) => {}
-                Err(EngineError::Busy(_)) => return Ok(()),
+                Err(EngineError::Busy(_)) => {
+                    mark!(EngineBusy);
+                    return Ok(());
+                }
                 Err(error) => return Err(error.into()),
             }
             self.applied = run.applied;
             if let Some(check) = run.check {
+                mark!(CheckOfReplicas);
                 let checksum = Checksum::begin(engine, spans_of(self.range));
                 self.checks.push((check, run.applied.position, checksum));
             }

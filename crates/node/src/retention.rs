@@ -77,6 +77,10 @@ impl Group {
         let persisted = if planted!(self.replica, CutAheadOfData) { durable } else { persisted };
         let index = persisted.min(durable).min(unneeded);
         if index.0 > self.raft.status().base.index.0 {
+            mark!(LogCut);
+            if self.raft.status().peers.iter().any(|peer| peer.matched.0 < index.0) {
+                mark!(LogCutPastFollower);
+            }
             let ops = vec![LogOp::TruncatePrefix { range: self.replica.range(), index }];
             self.writes.submit(now, (None, Vec::new()), ops, effects.outputs);
         }

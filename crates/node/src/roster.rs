@@ -55,6 +55,9 @@ impl Roster {
         let removed_at_ms = if known.is_removed() { known.removed_at_ms } else { record.removed_at_ms };
         if record.incarnation >= known.incarnation {
             let place = std::mem::take(&mut known.peer_address);
+            if place != record.peer_address {
+                mark!(MovedNodeHeard);
+            }
             known.clone_from(record);
             if self.moved.get(&record.node).is_some_and(|start| record.incarnation <= *start) {
                 known.peer_address = place;
@@ -220,6 +223,7 @@ impl<E: Engine> Node<E> {
     /// This node was removed, and no range counts on it any more. The driver is told once.
     fn note_own_removal(&mut self) {
         if !std::mem::replace(&mut self.was_removed, true) {
+            mark!(ToldOfOwnRemoval);
             self.outputs.push_back(Output::Removed);
         }
     }

@@ -154,6 +154,7 @@ impl<E: Engine> Node<E> {
         let Some(group) = self.groups.get_mut(&range) else { return Ok(false) };
         let known = group.desk.gateways.get(&node).copied();
         if known.is_some_and(|known| life < known) && !planted!(self, AcceptStale) {
+            mark!(GatewayOvertaken);
             return Ok(false);
         }
         group.desk.gateways.insert(node, life);
@@ -162,6 +163,7 @@ impl<E: Engine> Node<E> {
             let start = local::request_bound(range, node, 0);
             let end = local::request_bound(range, node, life.0);
             if self.engine.scan(&start..&end, Direction::Forward)?.entry().is_some() {
+                mark!(GatewayRestarted);
                 group.replica.put(now, WriteOp::DeleteRange { start: start.into(), end: end.into() });
             }
         }
@@ -181,6 +183,7 @@ impl<E: Engine> Node<E> {
         for &connection in &forget.connections {
             let key = RecordKey { node, incarnation: forget.incarnation, connection }.at(range);
             if group.replica.get(&key, &self.engine)?.is_some() {
+                mark!(ForgottenConnections);
                 group.replica.put(now, WriteOp::Delete { key });
             }
         }
@@ -196,6 +199,7 @@ impl<E: Engine> Node<E> {
         if group.is_latest(now.mono) || planted!(self, ReadWithoutLease) {
             return self.serve_reads(now, range, task);
         }
+        mark!(ReadWithoutLease);
         group.desk.last_read += 1;
         let id = ReadId(group.desk.last_read);
         if group.ask_to_read(id) {
@@ -217,6 +221,7 @@ impl<E: Engine> Node<E> {
     /// A read will not be answered.
     pub(crate) fn read_dropped(&mut self, range: RangeId, id: ReadId) {
         if let Some(task) = self.groups.get_mut(&range).and_then(|group| group.desk.reads.remove(&id)) {
+            mark!(ReadHandedBack);
             self.hand_back(&task, Refused::NotLeader);
         }
     }
@@ -236,7 +241,10 @@ impl<E: Engine> Node<E> {
                 Tried::Done(outcome) => done.push(outcome),
                 Tried::TooLarge(what) => done.push(Done::Reply(nothing_done(what))),
                 // A key's deadline has passed by the clock alone. The log gets the time, and all of it runs in it.
-                Tried::NeedsTime => return self.serve_logged(now, range, task),
+                Tried::NeedsTime => {
+                    mark!(ReadNeedsTime);
+                    return self.serve_logged(now, range, task);
+                }
             }
             bytes += done.last().map_or(0, Done::bytes);
             if bytes > REPLIES_BYTES_MAX {
@@ -255,6 +263,7 @@ impl<E: Engine> Node<E> {
         let record = self.recall(range, &task)?;
         let first = task.batch.first;
         if record.as_ref().is_some_and(|record| record.is_later_than(first)) && !planted!(self, AcceptStale) {
+            mark!(BatchOvertaken);
             self.hand_back(&task, Refused::Stale);
             return Ok(());
         }
@@ -268,8 +277,12 @@ impl<E: Engine> Node<E> {
                 item
             };
             match record.as_ref().map_or(Remembered::No, |record| record.recall(first, number)) {
-                Remembered::Done(outcome) => done.push(outcome),
+                Remembered::Done(outcome) => {
+                    mark!(BatchRemembered);
+                    done.push(outcome);
+                }
                 Remembered::Forgotten => {
+                    mark!(BatchForgotten);
                     self.hand_back(&task, Refused::Forgotten);
                     return Ok(());
                 }
@@ -395,6 +408,9 @@ impl<E: Engine> Node<E> {
             let Some(reply) = self.evaluate(now, range, order, command)? else { return Ok(Tried::NeedsTime) };
             reply_bytes += reply.bytes_len();
             replies.push(reply);
+            if planted!(self, SplitBlock) {
+                self.seal(range);
+            }
             if self.entry_overflows(range) {
                 return Ok(TOO_LARGE_ENTRY);
             }
@@ -411,7 +427,9 @@ impl<E: Engine> Node<E> {
         for Watched { db, key, version } in watched {
             let current = group.replica.version(now, Order::Logged, (*db, key), &self.engine)?;
             if current != *version {
+                mark!(WatchedKeyChanged);
                 if current == 0 {
+                    mark!(WatchedKeyExpired);
                     // It may have gone by expiring, and must not be found there later.
                     group.replica.keep_time(now);
                 }
@@ -489,11 +507,16 @@ impl<E: Engine> Node<E> {
             match found {
                 Some(term) if term == position.term && position.index > applied => group.desk.unresolved.push(waiter),
                 Some(term) if term == position.term && !planted!(self, RetryCommitted) => {
+                    mark!(ResolvedCommitted);
                     self.finish(now, &waiter.task, waiter.done)?;
                 }
-                None if position.index <= committed.index => self.hand_back(&waiter.task, Refused::Lost),
+                None if position.index <= committed.index => {
+                    mark!(ResolvedUnknown);
+                    self.hand_back(&waiter.task, Refused::Lost);
+                }
                 // Its last entry never will be. An earlier one may be all the same.
                 _ => {
+                    mark!(ResolvedGone);
                     let begun = waiter.begun;
                     let there = if begun.index > committed.index { None } else { group.term_at(begun.index) };
                     let gone = begun.index > committed.index || there.is_some_and(|term| term != begun.term);

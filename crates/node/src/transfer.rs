@@ -119,6 +119,7 @@ impl Group {
         if !planted!(self.replica, KeepReplica) {
             self.replica.begin_again(applied);
         }
+        mark!(SnapshotInstalled);
         self.installation = Installation::None;
         self.writes.let_go(outputs);
         Ok(())
@@ -250,9 +251,11 @@ impl<E: Engine> Node<E> {
             return Err(refuse(Code::InvalidRequest, format!("there is no range {range} here")));
         };
         if !matches!(group.installation, Installation::None) {
+            mark!(SnapshotRefusedBusy);
             return Err(refuse(Code::Overloaded, format!("range {range} is being replaced by a snapshot already")));
         }
         if !self.takes_snapshots() {
+            mark!(SnapshotRefusedFull);
             return Err(refuse(Code::Overloaded, "the disk of this node is nearly full".to_owned()));
         }
         let install = Install::begin(&self.engine, opening.id, self.spans_to_send(range));
@@ -291,6 +294,7 @@ impl<E: Engine> Node<E> {
         if let Some(group) = self.groups.get_mut(&range)
             && let Installation::Staged { last, .. } = &group.installation
         {
+            mark!(SnapshotUnwanted);
             tracing::debug!("range {range}: a snapshot at entry {last} is out of date");
             group.installation = Installation::None;
         }

@@ -55,7 +55,10 @@ impl Writes {
         self.bytes += bytes;
         self.waiting.push_back(Write { ticket, since: now, bytes, number, messages });
         match &mut self.held {
-            Some(held) => held.push((ticket, ops)),
+            Some(held) => {
+                mark!(WritesHeldBack);
+                held.push((ticket, ops));
+            }
             None => outputs.push_back(Output::Write { range: self.range, ticket, ops }),
         }
     }

@@ -85,9 +85,19 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+/// Notes that a place was reached. Without the feature it is nothing.
+macro_rules! mark {
+    ($name:ident) => {
+        #[cfg(feature = "marks")]
+        crate::marks::Mark::$name.reach();
+    };
+}
+
 mod config;
 mod configuration;
 mod log;
+#[cfg(feature = "marks")]
+pub mod marks;
 mod message;
 #[cfg(test)]
 mod planted;

@@ -307,7 +307,7 @@ impl Carrier {
     pub fn take_news(&mut self, around: &mut Loop<'_>) -> Result<(), Fatal> {
         while let Some(done) = self.done.pop_front() {
             match done {
-                Done::Read { flow, export, result } => self.read(flow, export, result, around),
+                Done::Read { flow, export, result } => self.read(flow, export, result, around)?,
                 Done::Taken { flow, install, bytes, result } => self.taken(flow, install, (bytes, result), around)?,
                 Done::Settled(result) => around.core.handle_settled(around.now, result)?,
                 Done::Summed { range, result } => around.core.handle_checksum(around.now, range, result)?,
@@ -317,16 +317,24 @@ impl Carrier {
         Ok(())
     }
 
-    fn read(&mut self, flow: Flow, export: Export, result: Result<Option<Bytes>, EngineError>, around: &mut Loop<'_>) {
-        let Some(leaving) = self.leaving.get_mut(&flow) else { return };
+    fn read(
+        &mut self,
+        flow: Flow,
+        export: Export,
+        result: Result<Option<Bytes>, EngineError>,
+        around: &mut Loop<'_>,
+    ) -> Result<(), Fatal> {
+        let Some(leaving) = self.leaving.get_mut(&flow) else { return Ok(()) };
         match result {
             Ok(Some(chunk)) => {
                 (leaving.export, leaving.chunk) = (Some(export), Some(chunk));
                 self.send_next(flow, around);
             }
             Ok(None) => around.peers.end(around.instant, flow),
-            Err(error) => around.peers.reset(around.instant, flow, status(Code::Unavailable, error.to_string())),
+            // What cannot be read for a snapshot could not be read for a client either.
+            Err(error) => return Err(Fatal::Node(error.into())),
         }
+        Ok(())
     }
 
     fn taken(

@@ -34,6 +34,8 @@ pub struct ClusterSettings {
     pub limits: NodeLimits,
     /// About how many bytes a chunk of a snapshot has.
     pub chunk_bytes: usize,
+    /// How many versions of the program run in it.
+    pub versions: u32,
     /// The window of a stream between peers.
     pub stream_window_bytes: u32,
     /// A rule that every node breaks.
@@ -112,10 +114,18 @@ pub struct Machine {
     pub space: Space,
     /// Its disk has failed: the process has to end by itself when it next needs it.
     pub broken: bool,
+    /// Its disk does not give back something that is on it: the process has to end by itself when it meets that.
+    pub rotten: bool,
     /// It is to crash at some point: with its power, or without.
     pub crash_at: Option<(CrashAt, bool)>,
     /// It has power.
     pub has_power: bool,
+    /// What runs on it is of a later version than the others.
+    newer: bool,
+    /// Its log does not look at checksums: a planted bug.
+    trusting: bool,
+    /// Its engine does not look at blocks: another.
+    trusts_data: bool,
     incarnation: u64,
     random: Random,
 }
@@ -146,8 +156,12 @@ impl Machine {
             slowness: 1,
             space: Space::Ample,
             broken: false,
+            rotten: false,
             crash_at: None,
             has_power: true,
+            newer: false,
+            trusting: false,
+            trusts_data: false,
             incarnation: 0,
             random,
         }
@@ -165,6 +179,8 @@ impl Machine {
     /// The core refuses what it finds there.
     pub fn start(&mut self, settings: &ClusterSettings, around: &mut Surroundings<'_>) -> Result<(), Fatal> {
         self.incarnation += 1;
+        // A cluster of two versions is one in the midst of an upgrade, or of going back.
+        self.newer = settings.versions == 2 && self.random.one_in(2);
         #[cfg(feature = "planted")]
         (self.turned_at = around.moment);
         self.has_power = true;
@@ -221,6 +237,13 @@ impl Machine {
     }
 
     fn run(&mut self, settings: &ClusterSettings, around: &mut Surroundings<'_>) -> Result<(), Fatal> {
+        if let Some(damage) = self.log.damage() {
+            return Err(damage.into());
+        }
+        #[cfg(feature = "planted")]
+        (self.trusting = settings.planted == Some(dstore_node::Planted::TrustTornFrame));
+        #[cfg(feature = "planted")]
+        (self.trusts_data = settings.planted == Some(dstore_node::Planted::TrustRottenBlock));
         let identity =
             Identity { cluster: ClusterId(1), node: node_of(self.id), incarnation: Incarnation(self.incarnation) };
         let founder =
@@ -255,6 +278,7 @@ impl Machine {
         self.contacts.iter_mut().for_each(|contact| contact.moved = false);
         let mut process = Process::new(core, peers, self.log.clone(), carrier, self.name());
         process.note_space(self.space);
+        process.newer = self.newer;
         #[cfg(feature = "planted")]
         (process.ignores_failed_syncs = settings.planted == Some(dstore_node::Planted::IgnoreFailedSync));
         self.process = Some(process);
@@ -269,7 +293,8 @@ impl Machine {
         (self.owes, self.pause_within_turn, self.turn_at) = (false, false, None);
         (self.crash_at, self.broken) = (None, false);
         self.engine.lose_power(self.random.number());
-        self.log.lose_power(self.random.number());
+        let seed = self.random.number();
+        if self.random.one_in(2) { self.log.tear(seed, self.trusting) } else { self.log.lose_power(seed) }
     }
 
     /// The disks are gone, with everything on them, for ever.
@@ -297,7 +322,7 @@ impl Machine {
 
     /// The members of a range, as far as its data here is.
     pub fn members_of(&self, range: RangeId) -> Option<Configuration> {
-        let stored = self.engine.get(&local::members_key(range)).expect("memory does not fail")?;
+        let stored = self.data().get(&local::members_key(range)).expect("memory does not fail")?;
         Configuration::decode(&stored).ok()
     }
 
@@ -326,6 +351,11 @@ impl Machine {
         status.is_some_and(|status| status.user_range().is_some_and(|range| range.is_serving))
     }
 
+    /// The data to be looked at: what the process would read, if it does not check what it reads.
+    fn data(&self) -> Box<dyn Reader + Send + Sync> {
+        if self.trusts_data { self.engine.freeze() } else { self.engine.sound() }
+    }
+
     /// Everything that the replicas of a range have in common at one applied index, which is its first part.
     pub fn replica(&self, range: RangeId) -> Replica {
         let mut records = Vec::new();
@@ -333,8 +363,9 @@ impl Machine {
         let tags: &[u8] = if range == USER_RANGE { &[0x03, 0x04] } else { &[0x02] };
         let spans = tags.iter().map(|tag| vec![*tag]..vec![*tag + 1]);
         for span in std::iter::once(local).chain(spans) {
+            let data = self.data();
             let mut cursor =
-                self.engine.scan(&span.start[..]..&span.end[..], Direction::Forward).expect("memory does not fail");
+                data.scan(&span.start[..]..&span.end[..], Direction::Forward).expect("memory does not fail");
             while let Some((key, value)) = cursor.entry() {
                 records.push((Bytes::copy_from_slice(key), Bytes::copy_from_slice(value)));
                 cursor.advance().expect("memory does not fail");
@@ -345,7 +376,7 @@ impl Machine {
 
     /// How far the data of a range is, as the engine has it: what gathers above it is not there yet.
     pub fn applied(&self, range: RangeId) -> Option<Applied> {
-        let stored = self.engine.get(&Applied::key(range)).expect("memory does not fail")?;
+        let stored = self.data().get(&Applied::key(range)).expect("memory does not fail")?;
         Applied::decode(Some(&stored)).ok()
     }
 }

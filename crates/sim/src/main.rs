@@ -4,12 +4,18 @@
 
 #![allow(clippy::print_stdout, reason = "it is what the program is for")]
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
+use dstore_sim::fleet;
+use dstore_sim::narrow::Narrow;
+use dstore_sim::nemesis::{KINDS, Kind};
 use dstore_sim::run::{Options, Outcome, run};
+use dstore_sim::shrink::shrink;
 use dstore_sim::time::SECOND;
+use dstore_sim::total::Total;
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// Runs simulated clusters, one for each seed, and checks what their clients saw.
@@ -22,6 +28,9 @@ struct Arguments {
     /// The first seed; the others count up from it. A fresh one if none is given.
     #[arg(long)]
     seed: Option<u64>,
+    /// How many seeds run at a time, each in a thread; as many as there are processors if none is given.
+    #[arg(long)]
+    jobs: Option<usize>,
     /// Print everything that happens.
     #[arg(long)]
     trace: bool,
@@ -31,6 +40,48 @@ struct Arguments {
     /// Plant a bug, by name, or `all` of them, one after the other, until each is caught. Needs the feature `planted`.
     #[arg(long, value_name = "NAME")]
     planted: Option<String>,
+    /// Find the least of each seed that still fails: fewer faults, clients, transactions, a shorter run.
+    #[arg(long)]
+    shrink: bool,
+    /// Leave out kinds of faults.
+    #[arg(long, value_delimiter = ',', value_name = "KINDS")]
+    without: Vec<String>,
+    /// Leave out all faults but those of these numbers, or all with `none`.
+    #[arg(long, value_delimiter = ',', value_name = "NUMBERS")]
+    only: Option<Vec<String>>,
+    /// At most so many clients.
+    #[arg(long)]
+    clients: Option<usize>,
+    /// At most about so many transactions before the faults are over.
+    #[arg(long)]
+    transactions: Option<usize>,
+    /// At most so many simulated seconds of faults.
+    #[arg(long)]
+    seconds: Option<u64>,
+}
+
+impl Arguments {
+    fn narrow(&self) -> anyhow::Result<Narrow> {
+        let mut narrow = Narrow::default();
+        for name in &self.without {
+            let kind: Option<Kind> = KINDS.into_iter().find(|kind| kind.name() == *name);
+            narrow.without.insert(kind.ok_or_else(|| anyhow::anyhow!("there is no kind of fault called {name}"))?);
+        }
+        if let Some(only) = &self.only {
+            let numbers = only.iter().filter(|number| *number != "none").map(|number| number.parse());
+            narrow.only = Some(numbers.collect::<Result<BTreeSet<u64>, _>>()?);
+        }
+        narrow.clients_max = self.clients.unwrap_or(narrow.clients_max);
+        narrow.transactions_max = self.transactions.unwrap_or(narrow.transactions_max);
+        narrow.faults_max = self.seconds.map_or(narrow.faults_max, |seconds| seconds * SECOND);
+        Ok(narrow)
+    }
+
+    fn jobs(&self) -> usize {
+        let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        // What is printed of one seed must not be torn by another.
+        if self.trace { 1 } else { self.jobs.unwrap_or(processors) }
+    }
 }
 
 /// A seed that nobody has chosen. The simulator itself knows no clock and no random source.
@@ -45,8 +96,8 @@ fn main() -> anyhow::Result<ExitCode> {
     std::panic::set_hook(Box::new(dstore_sim::run::note_panic));
     let first = arguments.seed.unwrap_or_else(fresh_seed);
     match &arguments.planted {
-        Some(name) => planted(name, first, arguments.seeds),
-        None => Ok(seeds(&arguments, first)),
+        Some(name) => planted(name, first, &arguments),
+        None => seeds(&arguments, first),
     }
 }
 
@@ -56,39 +107,48 @@ fn epoch() -> Instant {
     Instant::now()
 }
 
-fn options(seed: u64, trace: bool, epoch: Instant) -> Options {
-    Options {
+fn options(seed: u64, arguments: &Arguments) -> anyhow::Result<Options> {
+    Ok(Options {
         seed,
-        trace,
-        epoch,
+        trace: arguments.trace,
+        epoch: epoch(),
+        narrow: arguments.narrow()?,
         #[cfg(feature = "planted")]
         planted: None,
-    }
+    })
 }
 
-fn seeds(arguments: &Arguments, first: u64) -> ExitCode {
+fn seeds(arguments: &Arguments, first: u64) -> anyhow::Result<ExitCode> {
     println!("seeds {first} to {}", first.wrapping_add(arguments.seeds.saturating_sub(1)));
     let progress = if arguments.trace { ProgressBar::hidden() } else { progress_bar(arguments.seeds) };
-    let epoch = epoch();
-    let mut failed = 0_u64;
+    let options = options(first, arguments)?;
     let mut total = Total::default();
-    for seed in (0..arguments.seeds).map(|number| first.wrapping_add(number)) {
-        let outcome = run(options(seed, arguments.trace, epoch));
+    let mut failed = Vec::new();
+    fleet::run(&options, arguments.seeds, arguments.jobs(), |seed, outcome| {
         total.add(&outcome);
         if arguments.hashes {
             progress.suspend(|| println!("seed {seed} trace {:016x} of {} lines", outcome.hash, outcome.lines));
         }
         if !outcome.failures.is_empty() {
-            failed += 1;
-            progress.suspend(|| report(seed, &outcome));
+            failed.push(seed);
+            progress.suspend(|| report(&Options { seed, ..options.clone() }, &outcome));
         }
-        progress.set_message(format!("{failed} failed"));
+        progress.set_message(format!(
+            "{:.1} simulated h, {} operations, {} failed",
+            total.hours(),
+            total.operations(),
+            failed.len()
+        ));
         progress.inc(1);
-    }
+        true
+    });
     progress.finish_and_clear();
-    total.print();
-    println!("seeds {} failures {failed}", arguments.seeds);
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("{total}");
+    if arguments.shrink {
+        failed.iter().for_each(|seed| minimise(Options { seed: *seed, ..options.clone() }));
+    }
+    println!("seeds {} failures {}", arguments.seeds, failed.len());
+    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn progress_bar(seeds: u64) -> ProgressBar {
@@ -99,61 +159,39 @@ fn progress_bar(seeds: u64) -> ProgressBar {
     bar
 }
 
-fn report(seed: u64, outcome: &Outcome) {
-    println!("\nseed {seed} failed at {} s:", dstore_sim::time::seconds(outcome.simulated));
+fn report(options: &Options, outcome: &Outcome) {
+    println!("\nseed {} failed at {} s:", options.seed, dstore_sim::time::seconds(outcome.simulated));
     for failure in &outcome.failures {
         println!("  {failure}");
     }
+    let line = again(options);
     println!(
-        "  again: make sim SEED={seed} SEEDS=1    with everything that happens: make sim SEED={seed} SEEDS=1 TRACE=1"
+        "  again: {line}    with everything that happens: {line} TRACE=1    the least that fails: {line} SHRINK=1"
     );
 }
 
-/// What all seeds together did.
-#[derive(Default)]
-struct Total {
-    simulated: u128,
-    transactions: (usize, usize, usize),
-    faults: std::collections::BTreeMap<dstore_sim::nemesis::Kind, u64>,
-    snapshots: u64,
-    hash: u64,
+/// The line that runs a seed again.
+fn again(options: &Options) -> String {
+    let arguments = options.narrow.arguments();
+    let arguments = if arguments.is_empty() { arguments } else { format!(" ARGS=\"{}\"", arguments.trim()) };
+    format!("make sim SEED={} SEEDS=1{arguments}", options.seed)
 }
 
-impl Total {
-    fn add(&mut self, outcome: &Outcome) {
-        self.simulated += u128::from(outcome.simulated);
-        self.transactions.0 += outcome.transactions.0;
-        self.transactions.1 += outcome.transactions.1;
-        self.transactions.2 += outcome.transactions.2;
-        for (kind, count) in &outcome.faults {
-            *self.faults.entry(*kind).or_default() += count;
-        }
-        self.snapshots += outcome.snapshots;
-        self.hash = self.hash.rotate_left(1) ^ outcome.hash;
-    }
-
-    fn print(&self) {
-        let hours = self.simulated as f64 / (3600.0 * SECOND as f64);
-        let (committed, refused, unknown) = self.transactions;
-        println!(
-            "{hours:.2} simulated hours; transactions: {committed} committed, {refused} refused, {unknown} of unknown outcome"
-        );
-        let faults: Vec<String> =
-            self.faults.iter().map(|(kind, count)| format!("{count} {}", format!("{kind:?}").to_lowercase())).collect();
-        println!("faults: {}", faults.join(", "));
-        println!("{} snapshots installed", self.snapshots);
-        println!("trace hash {:016x}", self.hash);
-    }
+/// Looks for the least of a seed that fails, and tells it.
+fn minimise(options: Options) {
+    let found = shrink(&options, |narrow| run(Options { narrow: narrow.clone(), trace: false, ..options.clone() }));
+    println!("\nseed {} shrunk in {} runs:", options.seed, found.runs);
+    report(&Options { narrow: found.narrow, ..options }, &found.outcome);
 }
 
 #[cfg(not(feature = "planted"))]
-fn planted(_: &str, _: u64, _: u64) -> anyhow::Result<ExitCode> {
+fn planted(_: &str, _: u64, _: &Arguments) -> anyhow::Result<ExitCode> {
     anyhow::bail!("this build has no planted bugs; build it with --features planted")
 }
 
 /// Runs seeds with a bug, or with each in turn, until it is caught.
 #[cfg(feature = "planted")]
-fn planted(name: &str, first: u64, seeds_max: u64) -> anyhow::Result<ExitCode> {
+fn planted(name: &str, first: u64, arguments: &Arguments) -> anyhow::Result<ExitCode> {
     use dstore_node::Planted;
 
     let all = name == "all";
@@ -161,19 +199,21 @@ fn planted(name: &str, first: u64, seeds_max: u64) -> anyhow::Result<ExitCode> {
         Planted::ALL.into_iter().filter(|bug| all || format!("{bug:?}").eq_ignore_ascii_case(name)).collect();
     anyhow::ensure!(!bugs.is_empty(), "there is no bug {name}; there are {:?}", Planted::ALL);
     println!("seeds from {first}");
-    let epoch = epoch();
     let mut caught = 0;
     for bug in &bugs {
-        let found = dstore_sim::run::hunt(options(first, false, epoch), *bug, seeds_max);
-        match found {
+        let options = Options { planted: Some(*bug), ..options(first, arguments)? };
+        match fleet::hunt(&options, arguments.seeds, arguments.jobs()) {
             Some((seeds, outcome)) => {
                 caught += 1;
                 println!("{bug:?}: caught after {seeds} seeds");
                 if let Some(failure) = outcome.failures.first() {
                     println!("  {failure}");
                 }
+                if arguments.shrink {
+                    minimise(Options { seed: first.wrapping_add(seeds - 1), ..options });
+                }
             }
-            None => println!("{bug:?}: not caught by {seeds_max} seeds"),
+            None => println!("{bug:?}: not caught by {} seeds", arguments.seeds),
         }
     }
     println!("planted {} caught {caught}", bugs.len());

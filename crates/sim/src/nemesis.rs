@@ -24,6 +24,10 @@ pub enum Kind {
     Stray,
     /// Links that are slow or lose packets.
     Slow,
+    /// Links that let nothing through, and let it through, over and over.
+    Flap,
+    /// Links with hardly any bandwidth.
+    Clog,
     /// A disk that takes long.
     Stall,
     /// A date that jumps.
@@ -34,6 +38,9 @@ pub enum Kind {
     Flush,
     /// A disk that fails: a write or a sync, of the log or of the data, and then all of them.
     Broken,
+    /// A disk that does not give back what was written: an entry of the log or a block of the data comes back damaged. The
+    /// node has to end when it meets that, and is replaced.
+    Rot,
     /// A disk that takes long for everything.
     Sluggish,
     /// A disk that is full, or nearly so.
@@ -51,18 +58,21 @@ pub enum Kind {
 }
 
 /// All kinds, in the order of their weights.
-pub const KINDS: [Kind; 18] = [
+pub const KINDS: [Kind; 21] = [
     Kind::Partition,
     Kind::Crash,
     Kind::Pause,
     Kind::Cut,
     Kind::Stray,
     Kind::Slow,
+    Kind::Flap,
+    Kind::Clog,
     Kind::Stall,
     Kind::Jump,
     Kind::Busy,
     Kind::Flush,
     Kind::Broken,
+    Kind::Rot,
     Kind::Sluggish,
     Kind::Full,
     Kind::Join,
@@ -73,9 +83,14 @@ pub const KINDS: [Kind; 18] = [
 ];
 
 impl Kind {
+    /// As it is written in arguments and tables.
+    pub fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+
     /// Whether it changes who belongs to the cluster, and where.
     pub fn is_about_members(self) -> bool {
-        matches!(self, Kind::Join | Kind::Remove | Kind::Wipe | Kind::Move | Kind::HandOver)
+        matches!(self, Kind::Join | Kind::Remove | Kind::Wipe | Kind::Rot | Kind::Move | Kind::HandOver)
     }
 }
 
@@ -109,6 +124,8 @@ pub enum Fault {
     Stray(Machine, Machine),
     /// Links get another quality.
     Slow(Vec<(Machine, Machine)>, Quality),
+    /// Nothing gets through, in every other of these spans of time.
+    Flap(Vec<(Machine, Machine)>, Moment),
     /// A disk syncs nothing for a while.
     Stall(Machine),
     /// A machine's date is wrong by so many microseconds from now on.
@@ -125,6 +142,13 @@ pub enum Fault {
         log: bool,
         /// The part of it that holds the data.
         data: bool,
+    },
+    /// A disk does not give back something: of the log, or of the data.
+    Rot {
+        /// Whose.
+        machine: Machine,
+        /// An entry of the log, and not a block of the data.
+        log: bool,
     },
     /// A disk takes so many times as long as it should.
     Sluggish(Machine, u64),
@@ -175,6 +199,8 @@ impl Temper {
         let mut weights = [0; KINDS.len()];
         for (weight, kind) in weights.iter_mut().zip(KINDS) {
             *weight = match kind.is_about_members() {
+                // It needs a cluster at rest, so it is mostly turned down.
+                true if lives && kind == Kind::Rot => *random.pick(&[0, 0, 10, 30]),
                 true if lives => *random.pick(&[0, 1, 3, 10]),
                 true => 0,
                 false if calm => 0,
@@ -196,6 +222,7 @@ impl Temper {
                 delay_min: *random.pick(&[20 * MICRO, 200 * MICRO, 5 * MILLI]),
                 jitter_mean: *random.pick(&[20 * MICRO, 200 * MICRO, 5 * MILLI, 30 * MILLI]),
                 loss_permille: *random.pick(&[0, 0, 1, 10]),
+                bytes_per_second: *random.pick(&[0, 0, 0, 2_000_000]),
             },
             sync_mean: *random.pick(&[100 * MICRO, MILLI, 10 * MILLI, 60 * MILLI]),
             // Half up, half down: two clocks differ by the whole at most.
@@ -207,8 +234,7 @@ impl Temper {
     }
 
     /// The next fault among `present` machines; `leader` is where one is thought to be.
-    pub fn fault(&self, random: &mut Random, present: &[Machine], leader: Option<Machine>) -> Option<Fault> {
-        let nodes = present.len();
+    pub fn fault(&self, random: &mut Random, present: &[Machine], leader: Option<Machine>) -> Option<(Kind, Fault)> {
         let total: u64 = self.weights.iter().sum();
         let mut at = random.below(total);
         let mut kinds = KINDS.iter().zip(self.weights);
@@ -221,7 +247,12 @@ impl Temper {
             Some(leader) if random.permille(self.aim_permille) => leader,
             _ => *random.pick(present),
         };
-        Some(match kind {
+        Some((kind, self.fault_of(kind, random, present, machine)))
+    }
+
+    fn fault_of(&self, kind: Kind, random: &mut Random, present: &[Machine], machine: Machine) -> Fault {
+        let nodes = present.len();
+        match kind {
             Kind::Partition => Fault::Partition(partition(random, present, machine)),
             Kind::Crash => {
                 let at = [
@@ -246,9 +277,19 @@ impl Temper {
                     delay_min: *random.pick(&[MILLI, 50 * MILLI, 300 * MILLI]),
                     jitter_mean: *random.pick(&[MILLI, 50 * MILLI, 200 * MILLI]),
                     loss_permille: *random.pick(&[0, 20, 200]),
+                    bytes_per_second: self.quality.bytes_per_second,
                 };
                 Fault::Slow(partition(random, present, machine), quality)
             }
+            Kind::Flap => {
+                let period = *random.pick(&[20 * MILLI, 150 * MILLI, 700 * MILLI]);
+                Fault::Flap(partition(random, present, machine), period)
+            }
+            Kind::Clog => {
+                let quality = Quality { bytes_per_second: *random.pick(&[30_000, 200_000, 1_000_000]), ..self.quality };
+                Fault::Slow(partition(random, present, machine), quality)
+            }
+            Kind::Rot => Fault::Rot { machine, log: random.one_in(2) },
             Kind::Stall => Fault::Stall(machine),
             Kind::Jump => {
                 let bound = self.wall_error_us as u64;
@@ -267,7 +308,7 @@ impl Temper {
             Kind::Wipe => Fault::Wipe(machine),
             Kind::Move => Fault::Move(machine),
             Kind::HandOver => Fault::HandOver(random.one_in(2).then(|| *random.pick(present))),
-        })
+        }
     }
 
     /// When the fault after one at `now` comes.
@@ -282,7 +323,8 @@ impl Temper {
     }
 }
 
-/// A set of directions between machines: around one machine, between two halves, or at random; both ways or one.
+/// A set of directions between machines: around one machine, between two halves, perhaps with one that sees both, or at
+/// random; both ways or one.
 fn partition(random: &mut Random, present: &[Machine], machine: Machine) -> Vec<(Machine, Machine)> {
     let around = random.below(3) == 0;
     let sides: Vec<(Machine, bool)> =
@@ -293,10 +335,14 @@ fn partition(random: &mut Random, present: &[Machine], machine: Machine) -> Vec<
         2 => (true, true, true),
         _ => (true, true, false),
     };
+    let bridge = random.one_in(5).then(|| *random.pick(present));
     let mut pairs = Vec::new();
     for (from, from_side) in &sides {
         for (to, to_side) in sides.iter().filter(|(to, _)| to != from) {
             let crosses = (out && *from_side && !to_side) || (back && !from_side && *to_side);
+            if bridge.is_some_and(|bridge| bridge == *from || bridge == *to) {
+                continue;
+            }
             if if scattered { random.one_in(3) } else { crosses } {
                 pairs.push((*from, *to));
             }

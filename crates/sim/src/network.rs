@@ -71,11 +71,13 @@ pub struct Quality {
     pub jitter_mean: Moment,
     /// Of a thousand pieces, those whose packets are lost and sent again.
     pub loss_permille: u64,
+    /// How many bytes of a stream get through in a second; 0 for as many as there are.
+    pub bytes_per_second: u64,
 }
 
 impl Default for Quality {
     fn default() -> Quality {
-        Quality { delay_min: 50 * MICRO, jitter_mean: 50 * MICRO, loss_permille: 0 }
+        Quality { delay_min: 50 * MICRO, jitter_mean: 50 * MICRO, loss_permille: 0, bytes_per_second: 0 }
     }
 }
 
@@ -412,8 +414,10 @@ impl Network {
             timeout *= 2;
         }
         let pipe = &mut stream.pipes[to as usize];
-        pipe.last_arrival = (now + delay).max(pipe.last_arrival + 1);
-        pipe.bytes += bytes_of(&segment);
+        let bytes = bytes_of(&segment);
+        let transit = (bytes as u64 * SECOND).checked_div(quality.bytes_per_second).unwrap_or(0);
+        pipe.last_arrival = (now + delay).max(pipe.last_arrival + 1) + transit;
+        pipe.bytes += bytes;
         pipe.segments.push_back((pipe.last_arrival, segment));
         self.schedule_next(now, id, to);
     }
@@ -488,7 +492,11 @@ mod tests {
     #[test]
     fn bytes_arrive_in_order_whatever_the_delays() {
         let mut network = Network::new(Random::new(1), 2);
-        network.set_quality(0, 1, Quality { delay_min: 1, jitter_mean: 50 * MILLI, loss_permille: 300 });
+        network.set_quality(
+            0,
+            1,
+            Quality { delay_min: 1, jitter_mean: 50 * MILLI, loss_permille: 300, bytes_per_second: 0 },
+        );
         let id = network.dial(0, 0, 1);
         let first = run(&mut network, SECOND);
         assert_eq!(

@@ -46,6 +46,16 @@ pub enum Fatal {
     Log(#[from] LogError),
 }
 
+impl Fatal {
+    /// Whether it says that the disk did not give back what was written.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Fatal::Node(error) => error.is_damage(),
+            Fatal::Log(error) => matches!(error, LogError::Damaged { .. }),
+        }
+    }
+}
+
 /// Something that came since the last turn.
 #[derive(Debug)]
 pub struct Input {
@@ -97,6 +107,10 @@ pub struct Process {
     space: Option<Space>,
     /// It was told that it is a member no more.
     removed: bool,
+    /// It is of a later version: it says more than others understand, and asks for what they do not know.
+    pub newer: bool,
+    /// What it has sent to peers, counted.
+    sent: u64,
     /// Its driver takes a sync that failed for one that succeeded.
     #[cfg(feature = "planted")]
     pub ignores_failed_syncs: bool,
@@ -137,6 +151,8 @@ impl Process {
             carrier,
             space: None,
             removed: false,
+            newer: false,
+            sent: 0,
             #[cfg(feature = "planted")]
             ignores_failed_syncs: false,
             name,
@@ -295,6 +311,9 @@ impl Process {
                     let mut around = Loop { core: &mut self.core, peers: &mut self.peers, now, instant };
                     self.carrier.handle(event, &mut around)?;
                 }
+                PeerEvent::Reply { token: later::TOKEN, result } => {
+                    assert!(result.is_err(), "{} was answered what nobody knows", self.name);
+                }
                 PeerEvent::Reply { token, result } => {
                     match &result {
                         Ok(body) => self.note(around, format_args!("call {token} is answered, {}", Digest(body))),
@@ -342,6 +361,7 @@ impl Process {
             }
             Output::SendSnapshot { to, transfer, body, export } => {
                 self.note(around, format_args!("sends {to} a snapshot, transfer {transfer}"));
+                let body = self.said(body);
                 let mut on = Loop { core: &mut self.core, peers: &mut self.peers, now: around.now(), instant };
                 self.carrier.send((to, transfer, body), export, &mut on)?;
             }
@@ -369,21 +389,46 @@ impl Process {
                 self.log.submit(ops, Box::new(done))?;
             }
             Output::Send { to, method, body } => {
+                let body = self.said(body);
+                self.say_something_new(to, instant);
                 let sent = self.peers.send(instant, to, method, body.clone());
                 let verb = if sent { "sends" } else { "cannot send" };
                 self.note(around, format_args!("{verb} {to} message {method}, {}", Digest(&body)));
             }
             Output::Call { to, token, method, body, timeout } => {
+                let body = self.said(body);
                 self.note(around, format_args!("calls {to}, call {token}, method {method}, {}", Digest(&body)));
                 self.peers.call(instant, to, token, (method, body), timeout);
             }
             Output::Answer { request, result } => {
+                let result = result.map(|body| self.said(body));
                 let in_time = self.peers.answer(instant, request, result);
                 let late = if in_time { "" } else { ", too late" };
                 self.note(around, format_args!("answers call {} of link {}{late}", request.get(), request.link().0));
             }
         }
         Ok(())
+    }
+
+    /// What is said to a peer: by a later version, with fields that others do not know.
+    fn said(&self, body: Bytes) -> Bytes {
+        if self.newer { later::extended(&body) } else { body }
+    }
+
+    /// A later version has messages, kinds of messages and calls that others do not know, and must not harm them by it.
+    fn say_something_new(&mut self, to: dstore_rpc::NodeId, instant: std::time::Instant) {
+        self.sent += 1;
+        if !self.newer || !self.sent.is_multiple_of(later::EVERY) {
+            return;
+        }
+        match self.sent / later::EVERY % 3 {
+            0 => drop(self.peers.send(instant, to, later::METHOD, Bytes::from_static(b"what?"))),
+            1 => drop(self.peers.send(instant, to, later::RAFT, Bytes::from_static(later::RAFT_KIND))),
+            _ => {
+                let body = (later::METHOD, Bytes::from_static(b"what?"));
+                self.peers.call(instant, to, later::TOKEN, body, std::time::Duration::from_secs(5));
+            }
+        }
     }
 
     fn handle_client(
@@ -493,6 +538,29 @@ impl Process {
         if let Some(client) = self.client_of(session) {
             change(client);
         }
+    }
+}
+
+/// A version that does not exist yet, as far as others can tell: what is said by it can be read by them, and more is said.
+mod later {
+    use bytes::{Bytes, BytesMut};
+
+    /// One message in so many is followed by something that nobody knows.
+    pub(super) const EVERY: u64 = 16;
+    /// A message, and a call, that nobody knows.
+    pub(super) const METHOD: u32 = 60_001;
+    /// Messages of consensus.
+    pub(super) const RAFT: u32 = dstore_node::RAFT_METHOD;
+    /// One of a kind that nobody knows, of range 1 in term 1.
+    pub(super) const RAFT_KIND: &[u8] = &[0x08, 1, 0x10, 1, 0x18, 99];
+    /// Calls of the core count up from 1.
+    pub(super) const TOKEN: u64 = u64::MAX;
+
+    /// Two fields that nobody knows behind those of a message: number 1000, a varint, and number 1001, bytes.
+    pub(super) fn extended(body: &Bytes) -> Bytes {
+        let mut longer = BytesMut::from(&body[..]);
+        longer.extend_from_slice(&[0xc0, 0x3e, 7, 0xca, 0x3e, 3, b'n', b'e', b'w']);
+        longer.freeze()
     }
 }
 

@@ -15,6 +15,7 @@ use dstore_node::NodeLimits;
 
 use crate::checker;
 use crate::machine::ClusterSettings;
+use crate::narrow::Narrow;
 use crate::nemesis::{Kind, Temper};
 use crate::random::Random;
 use crate::time::{Moment, SECOND};
@@ -34,6 +35,10 @@ const SETTLING: Moment = SECOND;
 /// The rates of clocks that the core is told to expect.
 const DRIFT_PPM_MAX: u32 = 1000;
 
+/// How wrong clocks are where nothing depends on them.
+const CLOCKS_LIE_DRIFT_PPM: i64 = 200_000;
+const CLOCKS_LIE_WALL_US: i64 = 60_000_000;
+
 /// Machines that may ever join a cluster.
 const NEWCOMERS_MAX: usize = 8;
 
@@ -41,7 +46,7 @@ const NEWCOMERS_MAX: usize = 8;
 const VIOLATIONS_SHOWN_MAX: usize = 5;
 
 /// What to run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The seed that decides everything.
     pub seed: u64,
@@ -49,6 +54,8 @@ pub struct Options {
     pub trace: bool,
     /// Any instant, the same for all runs of a process.
     pub epoch: Instant,
+    /// What of the seed happens.
+    pub narrow: Narrow,
     /// A rule that every node breaks.
     #[cfg(feature = "planted")]
     pub planted: Option<dstore_node::Planted>,
@@ -71,6 +78,15 @@ pub struct Outcome {
     pub faults: BTreeMap<Kind, u64>,
     /// Snapshots that replaced the data of a range.
     pub snapshots: u64,
+    /// Nodes that have noticed that their disk is rotten.
+    pub rot_noticed: u64,
+    /// What all transactions did.
+    pub operations: usize,
+    /// How many faults were drawn.
+    pub struck: u64,
+    /// Marked places in the code that were reached.
+    #[cfg(feature = "marks")]
+    pub marks: std::collections::BTreeSet<&'static str>,
 }
 
 thread_local! {
@@ -85,36 +101,41 @@ pub fn note_panic(info: &std::panic::PanicHookInfo<'_>) {
 
 /// Runs a seed.
 pub fn run(options: Options) -> Outcome {
+    #[cfg(feature = "marks")]
+    drop(dstore_node::marks::take());
     let ran = catch_unwind(AssertUnwindSafe(|| run_to_verdict(options)));
-    ran.unwrap_or_else(|_| {
+    #[allow(unused_mut, reason = "only the feature `marks` changes it")]
+    let mut outcome = ran.unwrap_or_else(|_| {
         let text = PANIC.with(|panic| panic.borrow_mut().take());
         let text = text.unwrap_or_else(|| "a panic whose words another hook has printed".to_owned());
         Outcome { failures: vec![text], ..Outcome::default() }
-    })
-}
-
-/// Runs seeds from that of the options on with a bug, at most so many, until one fails: how many it took, and how it failed.
-#[cfg(feature = "planted")]
-pub fn hunt(options: Options, bug: dstore_node::Planted, seeds_max: u64) -> Option<(u64, Outcome)> {
-    (0..seeds_max).find_map(|number| {
-        let seed = options.seed.wrapping_add(number);
-        let outcome = run(Options { seed, planted: Some(bug), ..options });
-        (!outcome.failures.is_empty()).then_some((number + 1, outcome))
-    })
+    });
+    #[cfg(feature = "marks")]
+    (outcome.marks = dstore_node::marks::take());
+    outcome
 }
 
 fn run_to_verdict(options: Options) -> Outcome {
     let mut random = Random::new(options.seed);
     let lives = random.one_in(2);
     let founders = if lives { *random.pick(&[1, 1, 3]) } else { *random.pick(&[3, 3, 3, 3, 3, 3, 3, 3, 1, 5]) };
-    let temper = Temper::draw(&mut random, DRIFT_PPM_MAX, lives);
-    let habits = Habits::draw(&mut random);
+    let lease_reads = !random.one_in(4);
+    let mut temper = Temper::draw(&mut random, DRIFT_PPM_MAX, lives);
+    temper.faults_until = temper.faults_until.min(options.narrow.faults_max);
+    // Without leases no clock is trusted, so all may be as wrong as they like.
+    let clocks_lie = !lease_reads && random.one_in(2);
+    if clocks_lie {
+        (temper.drift_ppm, temper.wall_error_us) = (CLOCKS_LIE_DRIFT_PPM, CLOCKS_LIE_WALL_US);
+    }
+    let mut habits = Habits::draw(&mut random);
+    habits.transactions_max = options.narrow.transactions_max;
     let limits = NodeLimits {
         request_timeout: Duration::from_secs(*random.pick(&[1, 3, 5])),
         inflight_bytes_max: *random.pick(&[64 << 20, 64 << 20, 64 << 20, 1 << 10]),
         gathered_records_max: *random.pick(&[0, 6, 50, 4096]),
-        lease_reads: !random.one_in(4),
+        lease_reads,
         follower_reads: random.one_in(4),
+        check_interval: Duration::from_secs(*random.pick(&[86_400, 86_400, 2])),
         ..NodeLimits::default()
     };
     let settings = ClusterSettings {
@@ -122,6 +143,7 @@ fn run_to_verdict(options: Options) -> Outcome {
         machines: founders + if lives { NEWCOMERS_MAX } else { 0 },
         limits,
         chunk_bytes: *random.pick(&[1 << 7, 1 << 10, 1 << 14]),
+        versions: if random.one_in(4) { 2 } else { 1 },
         // A whole chunk has to fit, also one of a single large record.
         stream_window_bytes: *random.pick(&[1 << 17, 1 << 22]),
         #[cfg(feature = "planted")]
@@ -129,7 +151,11 @@ fn run_to_verdict(options: Options) -> Outcome {
     };
     let faults_until = temper.faults_until;
     let request_timeout = settings.limits.request_timeout.as_nanos() as Moment;
-    let mut world = World::new(settings, temper, &habits, &mut random, options.epoch);
+    let clock_error_ms = temper.wall_error_us.unsigned_abs().div_ceil(1000);
+    let mut world = World::new(settings, temper, &habits, &mut random, (options.epoch, options.narrow));
+    if !clocks_lie {
+        world.recorder.note_clock_error(clock_error_ms);
+    }
     world.trace = crate::trace::Trace::new(options.trace);
     world.run(faults_until, |_| false);
     world.recover();
@@ -180,6 +206,11 @@ fn judge(world: World) -> Outcome {
         simulated: world.now,
         transactions: world.recorder.counts(),
         snapshots: world.snapshots,
+        rot_noticed: world.rot_noticed,
+        operations: world.recorder.operations(),
+        struck: world.struck,
+        #[cfg(feature = "marks")]
+        marks: std::collections::BTreeSet::new(),
         faults: world.faults,
     }
 }

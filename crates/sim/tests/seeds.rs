@@ -5,9 +5,10 @@
 
 use std::time::Instant;
 
+use dstore_sim::fleet;
 use dstore_sim::run::{Options, Outcome, run};
 
-const SEEDS_DEFAULT: u64 = 100;
+const SEEDS_DEFAULT: u64 = 300;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
@@ -18,6 +19,7 @@ fn options(seed: u64, epoch: Instant) -> Options {
         seed,
         trace: false,
         epoch,
+        narrow: dstore_sim::narrow::Narrow::default(),
         #[cfg(feature = "planted")]
         planted: None,
     }
@@ -44,11 +46,12 @@ fn fresh_seeds_are_strictly_serializable_and_recover() {
     let seeds = number("SIM_SEEDS").unwrap_or(SEEDS_DEFAULT);
     println!("DSTORE_SEED={first} SIM_SEEDS={seeds}");
     let mut committed = 0;
-    for seed in first..first + seeds {
-        let outcome = run(options(seed, epoch()));
+    let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    fleet::run(&options(first, epoch()), seeds, jobs, |seed, outcome| {
         assert_good(seed, &outcome);
         committed += outcome.transactions.0;
-    }
+        true
+    });
     // A cluster that refuses everything would be consistent too.
     assert!(committed as u64 > 50 * seeds, "only {committed} transactions committed in {seeds} seeds");
 }

@@ -75,6 +75,7 @@ fn transact(
         match op {
             MicroOp::Append { key, token, .. } => commands.cmd("APPEND").arg(name(*key)).arg(format!("{token:08x}")),
             MicroOp::Read { key, .. } => commands.cmd("GET").arg(name(*key)),
+            other => panic!("no client of lists asks for {other}"),
         };
     }
     let answered = conversation.ask(&commands, is_block);

@@ -220,6 +220,7 @@ impl<E: Engine> Node<E> {
             }
         }
         for id in std::mem::take(&mut self.doomed) {
+            mark!(BatchInDoubtAtOnce);
             let text = "UNCERTAIN whether the command was executed is unknown, or it was and its reply is lost; \
                         the connection closes";
             self.give_up(now, id, text, true)?;
@@ -239,6 +240,7 @@ impl<E: Engine> Node<E> {
                 };
                 match outstanding.place {
                     Place::Sent { token: at, term } if at == *token && Some(term) != current => {
+                        mark!(BatchRerouted);
                         outstanding.maybe_executed |= outstanding.batch.writes();
                         outstanding.place = Place::Held;
                         moved.push(*id);
@@ -268,12 +270,14 @@ impl<E: Engine> Node<E> {
             let under_way = outstanding.place != Place::Held && outstanding.batch.writes();
             let uncertain = under_way || outstanding.maybe_executed;
             if uncertain && !planted!(self, CallUncertainNotExecuted) {
+                mark!(BatchToldUncertain);
                 let text = format!(
                     "UNCERTAIN whether the command was executed is unknown: no answer within {timeout_ms} ms; the \
                      connection closes"
                 );
                 self.give_up(now, id, &text, true)?;
             } else {
+                mark!(BatchToldNotExecuted);
                 let text = format!("NOQUORUM not executed: no quorum of nodes answered within {timeout_ms} ms");
                 self.give_up(now, id, &text, false)?;
             }

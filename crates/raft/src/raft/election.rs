@@ -55,6 +55,7 @@ impl<S: LogStorage> Raft<S> {
             p.become_probe();
         }
         if self.role == Role::Follower && self.leader == Some(peer) {
+            mark!(LeaderLinkLost);
             self.leader_lost = true;
             // Spread, so that the followers do not all stand at once.
             let spread = self.config.heartbeat_interval.as_nanos() as u64 * 2;
@@ -83,10 +84,16 @@ impl<S: LogStorage> Raft<S> {
     /// Enters a term, or stays in it, without leading it.
     pub(super) fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
         if term > self.hard.term {
+            if self.role == Role::Leader {
+                mark!(LeaderDeposed);
+            }
             self.hard = HardState { term, vote: None };
             self.verified = self.log.commit();
         }
         if self.leader != leader || self.role == Role::Leader {
+            if self.reads.len() > 0 {
+                mark!(ReadsDropped);
+            }
             self.reads.drop_unanswered();
         }
         self.role = Role::Follower;
@@ -102,6 +109,9 @@ impl<S: LogStorage> Raft<S> {
 
     fn become_pre_candidate(&mut self) {
         assert!(self.promise_ends() <= self.now, "nobody stands while its vote is promised");
+        if !self.configurations.current().is_voter(self.id) {
+            mark!(ElectableByUncommitted);
+        }
         self.become_follower(self.hard.term, None);
         self.role = Role::PreCandidate;
         let body = Body::PreVote { last: self.log.last() };
@@ -144,7 +154,10 @@ impl<S: LogStorage> Raft<S> {
         match (self.tally(vote), self.role) {
             (Tally::Won, Role::PreCandidate) => self.become_candidate(None),
             (Tally::Won, Role::Candidate) => self.become_leader(),
-            (Tally::Lost, _) => self.become_follower(self.hard.term, None),
+            (Tally::Lost, _) => {
+                mark!(PreVoteLost);
+                self.become_follower(self.hard.term, None);
+            }
             _ => {}
         }
     }
@@ -160,6 +173,7 @@ impl<S: LogStorage> Raft<S> {
     /// Whether this node owes its vote to a leader that may be alive, or does not know.
     fn is_bound(&self, from: NodeId, handover: Option<Handover>) -> bool {
         if self.now < self.grace_until {
+            mark!(VoteBoundAfterRestart);
             return true;
         }
         if let Some(h) = handover {
@@ -171,6 +185,7 @@ impl<S: LogStorage> Raft<S> {
             if !taken_back || planted!(self, StaleHandover) {
                 return false;
             }
+            mark!(HandoverTakenBack);
         }
         if self.role == Role::Leader {
             return self.has_quorum_contact();
@@ -181,6 +196,9 @@ impl<S: LogStorage> Raft<S> {
             && !self.leader_lost
             && self.now < heard_at + self.config.election_timeout
             && !planted!(self, VoteDuringPromise);
+        if promised {
+            mark!(VoteBoundByLease);
+        }
         promised || polite
     }
 
@@ -223,6 +241,11 @@ impl<S: LogStorage> Raft<S> {
             None => self.leader.is_none(),
         };
         let up_to_date = last >= self.log.last() || planted!(self, VoteForShorterLog);
+        if !up_to_date {
+            mark!(PreVoteRefusedForLog);
+        } else if !free {
+            mark!(VoteAlreadyGiven);
+        }
         let granted = up_to_date && (free || planted!(self, VoteTwice));
         if granted {
             self.hard.vote = Some(from);

@@ -39,11 +39,13 @@ impl<S: LogStorage> Raft<S> {
         }
         if prev.index < self.log.commit() {
             // What is committed is equal everywhere; the leader may go on from there.
+            mark!(AppendBehindCommit);
             self.acknowledge(from, self.log.commit());
             return Ok(());
         }
         let skip = planted!(self, SkipPrevCheck) && prev.index <= self.log.last_index();
         if !skip && !self.log.holds(prev) {
+            mark!(AppendRejected);
             let hint = self.log.last_not_after(prev.term, prev.index);
             self.send_bound_to_term(from, Body::AppendRejected { rejected: prev.index, hint });
             return Ok(());
@@ -54,6 +56,7 @@ impl<S: LogStorage> Raft<S> {
             entries.drain(..new);
             let first = prev.index + new as u64 + 1;
             if first <= self.log.last_index() {
+                mark!(ConflictTruncated);
                 self.truncate_from(first);
             }
             entries.iter().for_each(|e| self.adopt(e));
@@ -74,6 +77,9 @@ impl<S: LogStorage> Raft<S> {
         #[cfg(test)]
         if let Some(claims) = claims {
             self.log.restore_claims(claims);
+        }
+        if self.configurations.current_index() >= index {
+            mark!(ConfigurationTruncated);
         }
         if !planted!(self, KeepOverwrittenConfiguration) {
             self.configurations.truncate_from(index);
@@ -123,6 +129,7 @@ impl<S: LogStorage> Raft<S> {
     /// A snapshot has arrived, whole. Taken only if it is ahead of what is committed here.
     pub(super) fn step_snapshot(&mut self, from: NodeId, meta: Box<SnapshotMeta>) {
         if meta.last.index <= self.log.commit() {
+            mark!(SnapshotOutOfDate);
             return self.acknowledge(from, self.log.commit());
         }
         if self.log.holds(meta.last) {
@@ -131,6 +138,7 @@ impl<S: LogStorage> Raft<S> {
             self.log.commit_to(meta.last.index);
             return self.acknowledge(from, meta.last.index);
         }
+        mark!(SnapshotAccepted);
         self.log.restart_at(meta.last);
         self.configurations = History::new(meta.last.index, meta.configuration.clone());
         self.verified = meta.last.index;

@@ -70,6 +70,7 @@ impl<S: LogStorage> Raft<S> {
 
     pub(super) fn maybe_abort_transfer(&mut self) {
         if self.transfer.as_ref().is_some_and(|t| self.now >= t.deadline) {
+            mark!(HandoverAborted);
             self.transfer = None;
             self.rounds.lease_floor = self.rounds.current;
             self.begin_round();

@@ -129,6 +129,7 @@ impl<S: LogStorage> Raft<S> {
     pub(super) fn tick_leader(&mut self) {
         if !self.has_quorum_contact() {
             // It may be deposed already, behind a partition. Clients should not wait for it.
+            mark!(LeaderLosesQuorum);
             return self.become_follower(self.hard.term, None);
         }
         self.maybe_abort_transfer();
@@ -225,6 +226,9 @@ impl<S: LogStorage> Raft<S> {
         let index = LogIndex(self.quorum_value(reached));
         let old = self.log.commit();
         let of_this_term = self.log.term(index) == Some(self.hard.term) || planted!(self, CommitOldTerm);
+        if index > old && !of_this_term {
+            mark!(OldTermNotCounted);
+        }
         if index <= old || !of_this_term {
             return;
         }
@@ -240,6 +244,7 @@ impl<S: LogStorage> Raft<S> {
             return;
         }
         if self.configuration().is_joint() {
+            mark!(JointLeft);
             let left = self.configuration().leave();
             self.append_configuration(&left);
         } else if !self.configuration().is_voter(self.id) {
@@ -276,8 +281,12 @@ impl<S: LogStorage> Raft<S> {
         let entries = if room { self.log.read(next, last, self.config.append_bytes_max) } else { Ok(Vec::new()) };
         let (prev, entries) = match (self.log.term(prev), entries) {
             (Some(term), Ok(entries)) => (EntryId::new(term, prev), entries),
-            (Some(_), Err(ReadLogError::NotNow)) => return false,
+            (Some(_), Err(ReadLogError::NotNow)) => {
+                mark!(LogNotReadable);
+                return false;
+            }
             _ => {
+                mark!(SnapshotWanted);
                 self.peers[i].become_snapshot_wanted();
                 self.out.snapshots_wanted.push(to);
                 return false;
@@ -307,6 +316,7 @@ impl<S: LogStorage> Raft<S> {
     /// Leaves, having committed a configuration without itself (dissertation, section 4.2.2). The follower that has most of
     /// the log is asked to stand at once, rather than after a timeout.
     fn retire(&mut self) {
+        mark!(LeaderRetires);
         let voters = self.configuration().voters();
         let best = self.peers.iter().filter(|p| voters.contains(&p.id)).max_by_key(|p| p.matched).map(|p| p.id);
         if let Some(to) = best {
@@ -330,6 +340,7 @@ impl<S: LogStorage> Raft<S> {
         }
         if meta.last.index < base {
             // The log was shortened past it meanwhile: it would not help.
+            mark!(SnapshotOfShortenedLog);
             self.snapshot_failed(to);
             return false;
         }
@@ -342,6 +353,7 @@ impl<S: LogStorage> Raft<S> {
     pub fn snapshot_failed(&mut self, to: NodeId) {
         let Some(peer) = self.peers.iter_mut().find(|p| p.id == to) else { return };
         if matches!(peer.state, ProgressState::SnapshotWanted | ProgressState::SnapshotSent { .. }) {
+            mark!(SnapshotFailed);
             peer.become_probe();
             peer.next = peer.matched.next();
             peer.state = ProgressState::Probe { waiting: true };

@@ -79,6 +79,7 @@ impl<S: LogStorage> Raft<S> {
         if let Some(leader) = self.leader
             && let Some(context) = self.reads.take_question(self.now)
         {
+            mark!(ReadOfFollower);
             self.send_bound_to_term(leader, Body::ReadIndex { context });
         }
     }
@@ -88,6 +89,9 @@ impl<S: LogStorage> Raft<S> {
     pub(super) fn serve_reads(&mut self) -> Vec<ReadReady> {
         let mut ready = Vec::new();
         if (self.reads.local.is_empty() && self.reads.remote.is_empty()) || !self.has_opened_term() {
+            if !self.has_opened_term() {
+                mark!(ReadWaitsForTerm);
+            }
             return ready;
         }
         self.begin_round_for_reads();
@@ -107,6 +111,7 @@ impl<S: LogStorage> Raft<S> {
             let index = *w.index.get_or_insert(commit);
             let id = w.who;
             if w.round <= proven {
+                mark!(ReadByRound);
                 self.reads.confirm(id, index);
             } else if leased && index <= self.log.applied() {
                 ready.push(ReadReady { id, index });

@@ -77,7 +77,7 @@ fn external_reads(history: &History, id: usize) -> Vec<(Key, Vec<Token>)> {
                 let before = list.len().saturating_sub(own.get(key).copied().unwrap_or(0));
                 found.insert(*key, list[..before].to_vec());
             }
-            MicroOp::Read { .. } => {}
+            _ => {}
         }
     }
     found.into_iter().collect()

@@ -2,11 +2,28 @@
 
 use std::fmt;
 
-/// A key, by number.
+/// A key, by number: lists first, then counters from [`COUNTERS`] on, then registers from [`REGISTERS`] on.
 pub type Key = u32;
 
-/// What one append adds to a list: never the same twice in a history, so a list tells who made it.
+/// The first counter.
+pub const COUNTERS: Key = 1000;
+/// The first register.
+pub const REGISTERS: Key = 2000;
+
+/// The name of a key, in the store and in reports.
+pub fn key_name(key: Key) -> String {
+    match key {
+        REGISTERS.. => format!("r{}", key - REGISTERS),
+        COUNTERS.. => format!("c{}", key - COUNTERS),
+        _ => format!("k{key}"),
+    }
+}
+
+/// What one append adds to a list, or what is put into a register: never the same twice in a history, so it tells who made it.
 pub type Token = u64;
+
+/// What a register held: nothing, or a token.
+pub type Seen = Option<Token>;
 
 /// Everything that clients did to the store, the final reads included.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +33,8 @@ pub struct History {
     /// A command may have been refused for want of room, and the answer been lost, although one behind it was executed. Otherwise
     /// whatever took effect shows that what was sent before it, and not refused, did too.
     pub disks_were_full: bool,
+    /// By how many milliseconds any clock of the store may have been wrong, if that is known: then deadlines are judged.
+    pub clock_error_ms: Option<u64>,
 }
 
 /// One command or block, which is to take effect at once, at one moment between its invocation and its completion.
@@ -65,13 +84,76 @@ pub enum MicroOp {
         /// What was read, if the answer came.
         list: Option<Vec<Token>>,
     },
+    /// Adds one to a counter.
+    Add {
+        /// Which.
+        key: Key,
+        /// What it was then, if the answer came.
+        value: Option<u64>,
+    },
+    /// Reads a counter.
+    Count {
+        /// Which.
+        key: Key,
+        /// What it was, if the answer came; a counter that is not there is 0.
+        value: Option<u64>,
+    },
+    /// Puts a token into a register.
+    Put {
+        /// Which.
+        key: Key,
+        /// What is put there.
+        token: Token,
+        /// After how many milliseconds it is to be gone.
+        life_ms: Option<u64>,
+        /// Only if nothing is there.
+        if_absent: bool,
+        /// What was there before, if the answer came.
+        saw: Option<Seen>,
+    },
+    /// Takes what is in a register away.
+    Take {
+        /// Which.
+        key: Key,
+        /// What was there before, if the answer came.
+        saw: Option<Seen>,
+    },
+    /// Reads a register.
+    Look {
+        /// Which.
+        key: Key,
+        /// What was there, if the answer came.
+        saw: Option<Seen>,
+    },
 }
 
 impl MicroOp {
     /// The key it is about.
     pub fn key(&self) -> Key {
         match self {
-            MicroOp::Append { key, .. } | MicroOp::Read { key, .. } => *key,
+            MicroOp::Append { key, .. }
+            | MicroOp::Read { key, .. }
+            | MicroOp::Add { key, .. }
+            | MicroOp::Count { key, .. }
+            | MicroOp::Put { key, .. }
+            | MicroOp::Take { key, .. }
+            | MicroOp::Look { key, .. } => *key,
+        }
+    }
+
+    /// What a register held before it, if it is about one and the answer came.
+    pub(super) fn saw(&self) -> Option<Seen> {
+        match self {
+            MicroOp::Put { saw, .. } | MicroOp::Take { saw, .. } | MicroOp::Look { saw, .. } => *saw,
+            _ => None,
+        }
+    }
+
+    /// What it appends or puts.
+    pub(super) fn token(&self) -> Option<Token> {
+        match self {
+            MicroOp::Append { token, .. } | MicroOp::Put { token, .. } => Some(*token),
+            _ => None,
         }
     }
 }
@@ -90,13 +172,33 @@ pub(crate) fn list_text(list: &[Token]) -> String {
     format!("[{} .. {} more .. {}]", join(head), list.len() - PRINTED_TOKENS_MAX, join(tail))
 }
 
+fn seen_text(saw: Option<Seen>) -> String {
+    match saw {
+        None => String::new(),
+        Some(None) => " (was absent)".to_owned(),
+        Some(Some(token)) => format!(" (was {token})"),
+    }
+}
+
 impl fmt::Display for MicroOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = key_name(self.key());
         match self {
-            MicroOp::Append { key, token, length: Some(length) } => write!(f, "append k{key} {token} (now {length})"),
-            MicroOp::Append { key, token, length: None } => write!(f, "append k{key} {token}"),
-            MicroOp::Read { key, list: Some(list) } => write!(f, "read k{key} {}", list_text(list)),
-            MicroOp::Read { key, list: None } => write!(f, "read k{key}"),
+            MicroOp::Append { token, length: Some(length), .. } => write!(f, "append {key} {token} (now {length})"),
+            MicroOp::Append { token, length: None, .. } => write!(f, "append {key} {token}"),
+            MicroOp::Read { list: Some(list), .. } => write!(f, "read {key} {}", list_text(list)),
+            MicroOp::Read { list: None, .. } => write!(f, "read {key}"),
+            MicroOp::Add { value: Some(value), .. } => write!(f, "add to {key} (now {value})"),
+            MicroOp::Add { value: None, .. } => write!(f, "add to {key}"),
+            MicroOp::Count { value: Some(value), .. } => write!(f, "count {key} {value}"),
+            MicroOp::Count { value: None, .. } => write!(f, "count {key}"),
+            MicroOp::Put { token, life_ms, if_absent, saw, .. } => {
+                write!(f, "put {token} into {key}")?;
+                life_ms.map_or(Ok(()), |life| write!(f, " for {life} ms"))?;
+                write!(f, "{}{}", if *if_absent { " if absent" } else { "" }, seen_text(*saw))
+            }
+            MicroOp::Take { saw, .. } => write!(f, "take {key}{}", seen_text(*saw)),
+            MicroOp::Look { saw, .. } => write!(f, "look at {key}{}", seen_text(*saw)),
         }
     }
 }

@@ -20,13 +20,13 @@ impl Index {
         let mut index = Index { writers: BTreeMap::new(), observed: BTreeSet::new(), happened: Vec::new() };
         for (id, transaction) in history.transactions.iter().enumerate() {
             for op in &transaction.ops {
-                match op {
-                    MicroOp::Append { key, token, .. } => {
-                        let before = index.writers.insert(*token, (id, *key));
-                        assert!(before.is_none(), "token {token} is appended twice: the history cannot be judged");
-                    }
-                    MicroOp::Read { list: Some(list), .. } => index.observed.extend(list),
-                    MicroOp::Read { list: None, .. } => {}
+                if let Some(token) = op.token() {
+                    let before = index.writers.insert(token, (id, op.key()));
+                    assert!(before.is_none(), "token {token} is written twice: the history cannot be judged");
+                }
+                index.observed.extend(op.saw().flatten());
+                if let MicroOp::Read { list: Some(list), .. } = op {
+                    index.observed.extend(list);
                 }
             }
         }
@@ -58,18 +58,20 @@ impl Index {
         self.writers.get(&token).map(|(id, _)| *id)
     }
 
+    /// Who puts a token into a register, if that is where it belongs.
+    pub(super) fn writer_of(&self, key: Key, token: Token) -> Option<usize> {
+        self.writers.get(&token).filter(|(_, belongs)| *belongs == key).map(|(id, _)| *id)
+    }
+
     /// Whether a transaction took effect, as far as anybody can know.
     pub(super) fn happened(&self, id: usize) -> bool {
         self.happened[id]
     }
 }
 
-/// What a transaction appends.
+/// What a transaction appends or puts.
 pub(super) fn tokens(transaction: &Transaction) -> impl Iterator<Item = Token> {
-    transaction.ops.iter().filter_map(|op| match op {
-        MicroOp::Append { token, .. } => Some(*token),
-        MicroOp::Read { .. } => None,
-    })
+    transaction.ops.iter().filter_map(MicroOp::token)
 }
 
 /// The versions of one key.
@@ -95,7 +97,9 @@ pub(super) fn examine(history: &History, index: &Index) -> (BTreeMap<Key, Order>
         for op in &content.ops {
             let list = match op {
                 MicroOp::Read { list: Some(list), .. } => &list[..],
-                _ => &[],
+                MicroOp::Read { list: None, .. } | MicroOp::Append { .. } => &[],
+                // Not about lists.
+                _ => continue,
             };
             reads.entry(op.key()).or_default().push(Read { transaction, list });
         }
@@ -277,7 +281,7 @@ fn internal(history: &History, id: usize) -> Option<Violation> {
                 }
                 *known = Known { whole: true, tokens: list.clone() };
             }
-            MicroOp::Read { list: None, .. } => {}
+            _ => {}
         }
     }
     None

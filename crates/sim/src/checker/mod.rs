@@ -17,20 +17,28 @@
 //! An outcome that nobody knows is taken as both: a transaction of which something was observed has happened, and has
 //! no end in real time, and so has what its connection had sent before; any other constrains nothing.
 //!
+//! Clients also add one to *counters* and put tokens into *registers*, some of which expire, alone and in one transaction with
+//! the rest. What these tell goes into the same graph: `counters` and `registers` say how. A register's key that has expired, or
+//! was taken, must not come back with what it held, and must not go early or stay late.
+//!
 //! Read [`check`] first, then `lists` (what a list tells), `edges`, and `graph` (cycles).
 //!
 //! Caveat: an append that nobody read, on a key that nobody read afterwards, is not judged. A history should end with
 //! a read of every key.
 
+mod counters;
 mod edges;
 mod graph;
 mod history;
 mod lists;
+#[cfg(test)]
+mod more_tests;
+mod registers;
 mod report;
 #[cfg(test)]
 mod tests;
 
-pub use history::{History, Key, MicroOp, Outcome, Token, Transaction};
+pub use history::{COUNTERS, History, Key, MicroOp, Outcome, REGISTERS, Seen, Token, Transaction, key_name};
 pub use report::{Anomaly, Violation};
 
 /// Cycles reported of one history: the first shows that it is wrong, a few more may show why.
@@ -40,11 +48,13 @@ const CYCLES_MAX: usize = 3;
 ///
 /// # Panics
 ///
-/// Two appends of the history use one token: then it cannot be judged, and who made it is to blame.
+/// Two writes of the history use one token: then it cannot be judged, and who made it is to blame.
 pub fn check(history: &History) -> Vec<Violation> {
     let index = lists::Index::new(history);
     let (orders, mut violations) = lists::examine(history, &index);
-    let graph = edges::build(history, &index, &orders);
+    let mut graph = edges::build(history, &index, &orders);
+    counters::examine(history, &mut graph, &mut violations);
+    registers::examine(history, &index, &mut graph, &mut violations);
     for component in graph.components().into_iter().take(CYCLES_MAX) {
         violations.push(report::describe(history, graph.worst_cycle(&component)));
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::graph::{Kind, Step};
-use super::history::History;
+use super::history::{COUNTERS, History, REGISTERS, key_name};
 
 /// Every kind of thing that can be wrong with a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +26,18 @@ pub enum Anomaly {
     Internal,
     /// An append was answered with a length that it did not make.
     WrongLength,
+    /// Two increments made the same of a counter: one is lost.
+    LostIncrement,
+    /// A counter is higher than anybody made it: an increment was applied twice, or one that was refused.
+    CountTooHigh,
+    /// Two transactions replaced the same content of a register: one did not see the other.
+    LostUpdate,
+    /// What was in a register came back after it was gone.
+    Returned,
+    /// What was in a register is gone, before its time.
+    Vanished,
+    /// What was in a register is there, after its time.
+    Outlived,
     /// A cycle.
     Cycle(Cycle, Order),
 }
@@ -70,6 +82,12 @@ impl fmt::Display for Anomaly {
             Anomaly::IncompatibleOrder => "incompatible orders",
             Anomaly::Internal => "internal inconsistency",
             Anomaly::WrongLength => "wrong length",
+            Anomaly::LostIncrement => "lost increment",
+            Anomaly::CountTooHigh => "increment applied twice",
+            Anomaly::LostUpdate => "lost update",
+            Anomaly::Returned => "an expired or removed value returned",
+            Anomaly::Vanished => "a value is gone before its time",
+            Anomaly::Outlived => "an expired value is still there",
             Anomaly::Cycle(cycle, order) => {
                 let cycle = match cycle {
                     Cycle::G0 => "G0, cycle of appends",
@@ -148,11 +166,15 @@ pub(super) fn describe(history: &History, cycle: Vec<Step>) -> Violation {
 
 fn why(step: &Step) -> String {
     let Step { from, edge } = step;
-    let (to, key, token) = (edge.to, edge.key, edge.token);
+    let (to, key, token) = (edge.to, key_name(edge.key), edge.token);
     let reason = match edge.kind {
-        Kind::Ww => format!("T{to} appended {token} to k{key} right behind it"),
-        Kind::Wr => format!("T{to} read its {token} as the last of k{key}"),
-        Kind::Rw => format!("it read k{key} without {token}, which T{to} appended"),
+        Kind::Ww if edge.key >= REGISTERS => format!("T{to} replaced its {token} in {key}"),
+        Kind::Wr if edge.key >= REGISTERS => format!("T{to} saw its {token} in {key}"),
+        Kind::Rw if edge.key >= REGISTERS => format!("it saw {token} in {key}, which T{to} replaced"),
+        Kind::Ww | Kind::Wr | Kind::Rw if edge.key >= COUNTERS => format!("T{to} found {key} higher, at {token}"),
+        Kind::Ww => format!("T{to} appended {token} to {key} right behind it"),
+        Kind::Wr => format!("T{to} read its {token} as the last of {key}"),
+        Kind::Rw => format!("it read {key} without {token}, which T{to} appended"),
         Kind::Connection => format!("T{to} was sent later on the same connection"),
         Kind::RealTime => format!("T{to} was sent after it was answered"),
     };

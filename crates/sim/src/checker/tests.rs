@@ -5,12 +5,41 @@
 //! c1 10-?  append 1 7                    outcome unknown
 //! c1 10-20! append 1 7                   refused: not executed
 //! c1 10-20 append 1 7 =3                 answered with length 3
+//! c1 10-20 add 1000 =3; count 1000 =3    a counter, one higher and then read
+//! c1 10-20 put 2000 7 for 50 if absent =- a register, where nothing was
+//! c1 10-20 take 2000 =7; look 2000 =-    taken away, and looked at
 //! ```
+//!
+//! Numbers of time are milliseconds where deadlines are judged.
 
 use super::report::{Cycle, Order};
 use super::*;
 
+fn parse_register_op(text: &str) -> Option<MicroOp> {
+    let (text, answer) = text.split_once('=').map_or((text, None), |(text, answer)| (text, Some(answer.trim())));
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let number = |word: &str| word.parse::<u64>().unwrap();
+    let key = words[1].parse().unwrap();
+    let value = answer.filter(|answer| *answer != "-").map(number);
+    let saw = answer.map(|answer| (answer != "-").then(|| number(answer)));
+    let life = words.iter().position(|word| *word == "for").map(|at| number(words[at + 1]));
+    match words[0] {
+        "add" => Some(MicroOp::Add { key, value }),
+        "count" => Some(MicroOp::Count { key, value }),
+        "put" => {
+            let if_absent = words.contains(&"absent");
+            Some(MicroOp::Put { key, token: number(words[2]), life_ms: life, if_absent, saw })
+        }
+        "take" => Some(MicroOp::Take { key, saw }),
+        "look" => Some(MicroOp::Look { key, saw }),
+        _ => None,
+    }
+}
+
 fn parse_op(text: &str) -> MicroOp {
+    if let Some(op) = parse_register_op(text) {
+        return op;
+    }
     let (what, rest) = text.trim().split_once(' ').unwrap();
     let (key, rest) = rest.trim().split_once(' ').unwrap_or((rest, ""));
     let key = key.parse().unwrap();
@@ -46,30 +75,30 @@ fn parse_line(line: &str) -> Transaction {
     Transaction { connection, node: 1, invoked: invoked.parse().unwrap(), completed, outcome, ops }
 }
 
-fn history(text: &str) -> History {
+pub(super) fn history(text: &str) -> History {
     let transactions = text.lines().filter(|line| !line.trim().is_empty()).map(parse_line).collect();
-    History { transactions, disks_were_full: false }
+    History { transactions, ..History::default() }
 }
 
-fn anomalies(text: &str) -> Vec<Anomaly> {
+pub(super) fn anomalies(text: &str) -> Vec<Anomaly> {
     let mut found: Vec<Anomaly> = check(&history(text)).into_iter().map(|violation| violation.anomaly).collect();
     found.sort();
     found.dedup();
     found
 }
 
-fn cycle(kind: Cycle, order: Order) -> Anomaly {
+pub(super) fn cycle(kind: Cycle, order: Order) -> Anomaly {
     Anomaly::Cycle(kind, order)
 }
 
 /// Nothing is wrong with it.
-fn good(text: &str) {
+pub(super) fn good(text: &str) {
     let violations = check(&history(text));
     assert!(violations.is_empty(), "{}", violations[0]);
 }
 
 /// Exactly this is wrong with it.
-fn bad(expected: Anomaly, text: &str) {
+pub(super) fn bad(expected: Anomaly, text: &str) {
     assert_eq!(anomalies(text), [expected]);
 }
 
@@ -394,7 +423,7 @@ fn random_history(random: &mut crate::random::Random) -> History {
             ops: vec![MicroOp::Read { key, list: Some(list) }],
         });
     }
-    History { transactions, disks_were_full: false }
+    History { transactions, ..History::default() }
 }
 
 /// Takes the last token from some read, or lets it stand twice.

@@ -6,8 +6,8 @@ use bytes::{Bytes, BytesMut};
 use dstore_resp::{Decoded, Reply, ReplyDecoder, ReplyLimits};
 
 use super::recorder::{Recorder, TransactionId};
-use super::request::{self, TOKEN_BYTES, key_name, parse_list};
-use crate::checker::{Key, MicroOp, Token};
+use super::request;
+use crate::checker::{COUNTERS, Key, MicroOp, REGISTERS, key_name};
 use crate::network::Machine;
 use crate::random::Random;
 use crate::time::{MILLI, Moment, SECOND};
@@ -15,8 +15,18 @@ use crate::time::{MILLI, Moment, SECOND};
 /// How clients behave; the same for all clients of a run.
 #[derive(Clone, Debug)]
 pub struct Habits {
-    /// Keys in use.
+    /// Lists in use.
     pub keys: u64,
+    /// Counters and registers in use, of each as many.
+    pub others: u64,
+    /// Of a thousand plain commands and parts of blocks, those about a counter.
+    pub counter_permille: u64,
+    /// Of a thousand, those about a register.
+    pub register_permille: u64,
+    /// Of a thousand tokens put into registers, those with a deadline.
+    pub expiry_permille: u64,
+    /// The longest that such a token may live, in milliseconds.
+    pub life_ms_max: u64,
     /// The mean pause between a reply and the next request.
     pub think_mean: Moment,
     /// Of a thousand turns, those with several commands sent at once.
@@ -31,6 +41,8 @@ pub struct Habits {
     pub leave_permille: u64,
     /// How long a client waits for a reply.
     pub patience: Moment,
+    /// How many transactions all clients begin before the faults are over.
+    pub transactions_max: usize,
 }
 
 impl Habits {
@@ -38,6 +50,11 @@ impl Habits {
     pub fn draw(random: &mut Random) -> Habits {
         Habits {
             keys: random.between(2, 6),
+            others: random.between(1, 3),
+            counter_permille: *random.pick(&[0, 100, 250]),
+            register_permille: *random.pick(&[0, 200, 400]),
+            expiry_permille: *random.pick(&[0, 300, 700]),
+            life_ms_max: *random.pick(&[100, 1000, 6000]),
             think_mean: *random.pick(&[30 * MILLI, 80 * MILLI, 200 * MILLI]),
             burst_permille: *random.pick(&[0, 100, 300, 600]),
             block_permille: *random.pick(&[0, 200, 500]),
@@ -45,7 +62,23 @@ impl Habits {
             read_permille: *random.pick(&[300, 500, 700]),
             leave_permille: *random.pick(&[0, 10, 40]),
             patience: *random.pick(&[2 * SECOND, 7 * SECOND, 20 * SECOND]),
+            transactions_max: usize::MAX,
         }
+    }
+
+    /// Every key there may be.
+    fn all_keys(&self) -> impl Iterator<Item = Key> + use<> {
+        let (lists, others) = (self.keys as Key, self.others as Key);
+        (0..lists).chain(COUNTERS..COUNTERS + others).chain(REGISTERS..REGISTERS + others)
+    }
+}
+
+/// What reads a key.
+fn reading(key: Key) -> MicroOp {
+    match key {
+        REGISTERS.. => MicroOp::Look { key, saw: None },
+        COUNTERS.. => MicroOp::Count { key, value: None },
+        _ => MicroOp::Read { key, list: None },
     }
 }
 
@@ -74,7 +107,7 @@ enum Expected {
     /// A command of its own.
     Command(TransactionId),
     /// The GET behind a WATCH.
-    Watched(Key, TransactionId),
+    Watched(TransactionId),
     /// EXEC of a block.
     Exec(Block),
 }
@@ -86,7 +119,7 @@ struct Block {
     /// Some key may be under WATCH, so that the block may do nothing.
     may_abort: bool,
     /// What it has seen if it commits: a key under WATCH, and what that held.
-    saw: Option<(Key, Vec<Token>)>,
+    saw: Option<MicroOp>,
 }
 
 /// The connection of the moment.
@@ -101,8 +134,8 @@ struct Connection {
     under_watch: bool,
     /// The reply to the last WATCH was OK.
     watching: bool,
-    /// A key under WATCH and what it held then.
-    watched: Option<(Key, Vec<Token>)>,
+    /// The read of a key under WATCH.
+    watched: Option<MicroOp>,
     /// After `-UNCERTAIN` nothing more may come.
     uncertain: bool,
 }
@@ -115,7 +148,7 @@ enum Task {
     /// The same, until so many commands sent from now on have committed.
     Recover { left: u32 },
     /// Every key is to be read at one node.
-    ReadAll { machine: Machine, next: Key },
+    ReadAll { machine: Machine, next: usize },
     /// Nothing more.
     Rest,
 }
@@ -251,11 +284,16 @@ impl Client {
         if self.connection.as_ref().is_some_and(|connection| !self.nodes.contains(&connection.machine)) {
             return self.leave(now);
         }
+        if self.task == Task::Work && recorder.history().transactions.len() >= self.habits.transactions_max {
+            self.due = now + SECOND;
+            return;
+        }
         if self.connection.is_none() {
             self.connect(recorder);
         }
         if let Task::ReadAll { next, .. } = self.task {
-            self.read(now, recorder, Key::from(next));
+            let key = self.habits.all_keys().nth(next).expect("it rests behind the last");
+            self.read(now, recorder, key);
         } else if self.connection.as_ref().is_some_and(|connection| connection.watched.is_some()) {
             self.block(now, recorder);
         } else if self.random.permille(self.habits.watch_permille) {
@@ -317,16 +355,35 @@ impl Client {
         recorder.invoke(now, connection.number, connection.machine as u64 + 1, ops)
     }
 
+    /// Some key, of some kind.
     fn key(&mut self) -> Key {
-        self.random.below(self.habits.keys) as Key
+        let kind = self.random.below(1000);
+        if kind < self.habits.counter_permille {
+            COUNTERS + self.random.below(self.habits.others) as Key
+        } else if kind < self.habits.counter_permille + self.habits.register_permille {
+            REGISTERS + self.random.below(self.habits.others) as Key
+        } else {
+            self.random.below(self.habits.keys) as Key
+        }
     }
 
     fn op(&mut self, recorder: &mut Recorder) -> MicroOp {
         let key = self.key();
-        if self.random.permille(self.habits.read_permille) {
-            MicroOp::Read { key, list: None }
-        } else {
-            MicroOp::Append { key, token: recorder.token(), length: None }
+        if self.random.permille(self.habits.read_permille) { reading(key) } else { self.change(key, recorder) }
+    }
+
+    /// What changes a key.
+    fn change(&mut self, key: Key, recorder: &mut Recorder) -> MicroOp {
+        match key {
+            REGISTERS.. if self.random.one_in(5) => MicroOp::Take { key, saw: None },
+            REGISTERS.. => {
+                let expires = self.random.permille(self.habits.expiry_permille);
+                let life_ms = expires.then(|| self.random.between(1, self.habits.life_ms_max));
+                let if_absent = self.random.one_in(3);
+                MicroOp::Put { key, token: recorder.token(), life_ms, if_absent, saw: None }
+            }
+            COUNTERS.. => MicroOp::Add { key, value: None },
+            _ => MicroOp::Append { key, token: recorder.token(), length: None },
         }
     }
 
@@ -335,20 +392,20 @@ impl Client {
             return self.read_several(now, recorder);
         }
         let op = self.op(recorder);
-        let bytes = encode_op(&op);
+        let bytes = request::of(&op);
         let id = self.invoke(now, recorder, vec![op]);
         self.send(bytes, Expected::Command(id));
     }
 
     fn read(&mut self, now: Moment, recorder: &mut Recorder, key: Key) {
-        let id = self.invoke(now, recorder, vec![MicroOp::Read { key, list: None }]);
+        let id = self.invoke(now, recorder, vec![reading(key)]);
         self.send(request::get(key), Expected::Command(id));
     }
 
     /// MGET: several keys at one moment.
     fn read_several(&mut self, now: Moment, recorder: &mut Recorder) {
-        let names: Vec<String> = (0..self.habits.keys as Key).map(key_name).collect();
-        let ops = (0..self.habits.keys as Key).map(|key| MicroOp::Read { key, list: None }).collect();
+        let names: Vec<String> = self.habits.all_keys().map(key_name).collect();
+        let ops = self.habits.all_keys().map(reading).collect();
         let mut args = vec!["MGET"];
         args.extend(names.iter().map(String::as_str));
         let id = self.invoke(now, recorder, ops);
@@ -361,20 +418,22 @@ impl Client {
             (connection.under_watch, connection.watching) = (true, false);
         }
         self.send(request::encode(&["WATCH", &key_name(key)]), Expected::Watch);
-        let id = self.invoke(now, recorder, vec![MicroOp::Read { key, list: None }]);
-        self.send(request::get(key), Expected::Watched(key, id));
+        let id = self.invoke(now, recorder, vec![reading(key)]);
+        self.send(request::get(key), Expected::Watched(id));
     }
 
     fn block(&mut self, now: Moment, recorder: &mut Recorder) {
         let Some(connection) = &mut self.connection else { return };
         let (saw, may_abort) = (connection.watched.take(), std::mem::take(&mut connection.under_watch));
         let mut ops: Vec<MicroOp> = (0..self.random.between(1, 4)).map(|_| self.op(recorder)).collect();
-        if let Some((key, _)) = &saw {
-            ops.push(MicroOp::Append { key: *key, token: recorder.token(), length: None });
+        if let Some(watched) = &saw {
+            let change = self.change(watched.key(), recorder);
+            // Compare and set: what was read under WATCH is what it replaces.
+            ops.insert(0, change);
         }
         self.send(request::encode(&["MULTI"]), Expected::Ok);
         for op in &ops {
-            self.send(encode_op(op), Expected::Queued);
+            self.send(request::of(op), Expected::Queued);
         }
         let id = self.invoke(now, recorder, ops);
         self.send(request::encode(&["EXEC"]), Expected::Exec(Block { id, may_abort, saw }));
@@ -400,14 +459,13 @@ impl Client {
             (Expected::Command(id), reply) => {
                 self.committed(now, id, reply, None, recorder);
             }
-            (Expected::Watched(key, id), reply) => {
+            (Expected::Watched(id), reply) => {
                 let watching = std::mem::take(&mut connection.watching);
                 if self.committed(now, id, reply, None, recorder)
                     && watching
-                    && let [MicroOp::Read { list: Some(list), .. }] = &recorder.transaction(id).ops[..]
                     && let Some(connection) = &mut self.connection
                 {
-                    connection.watched = Some((key, list.clone()));
+                    connection.watched = recorder.transaction(id).ops.first().cloned();
                 }
             }
             // Something under WATCH had changed: nothing was done.
@@ -426,7 +484,7 @@ impl Client {
     fn handle_error(&mut self, now: Moment, expected: &Expected, text: &Bytes, recorder: &mut Recorder) {
         let Some(connection) = &mut self.connection else { return };
         let id = match expected {
-            Expected::Command(id) | Expected::Watched(_, id) | Expected::Exec(Block { id, .. }) => Some(*id),
+            Expected::Command(id) | Expected::Watched(id) | Expected::Exec(Block { id, .. }) => Some(*id),
             Expected::Watch => None,
             // The block will be refused as a whole.
             Expected::Queued if text.starts_with(b"OOM ") => return,
@@ -453,7 +511,7 @@ impl Client {
         now: Moment,
         id: TransactionId,
         reply: &Reply,
-        saw: Option<(Key, Vec<Token>)>,
+        saw: Option<MicroOp>,
         recorder: &mut Recorder,
     ) -> bool {
         let mut ops = recorder.transaction(id).ops.clone();
@@ -462,7 +520,7 @@ impl Client {
             one => std::slice::from_ref(one),
         };
         let filled = if parts.len() == ops.len() {
-            ops.iter_mut().zip(parts).try_for_each(|(op, part)| fill(op, part))
+            ops.iter_mut().zip(parts).try_for_each(|(op, part)| request::fill(op, part))
         } else {
             Err(format!("{} parts answered with {}", ops.len(), parts.len()))
         };
@@ -472,8 +530,8 @@ impl Client {
             return false;
         }
         // A block that commits under WATCH has seen what was there when the key was read.
-        if let Some((key, list)) = saw {
-            ops.insert(0, MicroOp::Read { key, list: Some(list) });
+        if let Some(read) = saw {
+            ops.insert(0, read);
         }
         recorder.commit(now, id, ops);
         self.progress(recorder.transaction(id).invoked);
@@ -490,7 +548,7 @@ impl Client {
             }
             Task::ReadAll { next, .. } => {
                 *next += 1;
-                if u64::from(*next) == self.habits.keys {
+                if *next == self.habits.all_keys().count() {
                     self.task = Task::Rest;
                 }
             }
@@ -499,32 +557,9 @@ impl Client {
     }
 }
 
-fn encode_op(op: &MicroOp) -> Vec<u8> {
-    match op {
-        MicroOp::Append { key, token, .. } => request::append(*key, *token),
-        MicroOp::Read { key, .. } => request::get(*key),
-    }
-}
-
-/// Puts an answer where it belongs.
-fn fill(op: &mut MicroOp, reply: &Reply) -> Result<(), String> {
-    match (op, reply) {
-        (MicroOp::Append { length, .. }, Reply::Integer(bytes)) => {
-            let bytes = usize::try_from(*bytes).map_err(|_| format!("a length of {bytes}"))?;
-            if !bytes.is_multiple_of(TOKEN_BYTES) {
-                return Err(format!("a length of {bytes} bytes is no number of tokens"));
-            }
-            *length = Some(bytes / TOKEN_BYTES);
-        }
-        (MicroOp::Read { list, .. }, Reply::Bulk(value)) => *list = Some(parse_list(value)?),
-        (MicroOp::Read { list, .. }, Reply::Null) => *list = Some(Vec::new()),
-        (op, reply) => return Err(format!("{op} cannot be answered with {reply:?}")),
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::request::TOKEN_BYTES;
     use super::*;
     use crate::checker::{Outcome, check};
 
@@ -549,6 +584,7 @@ mod tests {
         let mut habits = Habits::draw(&mut Random::new(1));
         (habits.burst_permille, habits.block_permille, habits.watch_permille) = (0, 0, 0);
         (habits.read_permille, habits.leave_permille, habits.keys) = (0, 0, 1);
+        (habits.counter_permille, habits.register_permille, habits.others) = (0, 0, 0);
         habits
     }
 

@@ -27,6 +27,11 @@ impl Recorder {
         self.history.disks_were_full = true;
     }
 
+    /// By how much clocks may be wrong: then deadlines are judged.
+    pub fn note_clock_error(&mut self, ms: u64) {
+        self.history.clock_error_ms = Some(ms);
+    }
+
     /// Answers that nobody could explain.
     pub fn problems(&self) -> &[String] {
         &self.problems
@@ -36,6 +41,11 @@ impl Recorder {
     pub fn counts(&self) -> (usize, usize, usize) {
         let count = |outcome| self.history.transactions.iter().filter(|one| one.outcome == outcome).count();
         (count(Outcome::Committed), count(Outcome::NotExecuted), count(Outcome::Unknown))
+    }
+
+    /// What all transactions did.
+    pub fn operations(&self) -> usize {
+        self.history.transactions.iter().map(|one| one.ops.len()).sum()
     }
 
     pub(super) fn token(&mut self) -> Token {

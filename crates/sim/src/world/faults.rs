@@ -23,10 +23,18 @@ impl World {
         }
         let leader = self.leader();
         let present = self.present();
-        if let Some(fault) = self.temper.fault(&mut self.nemesis, &present, leader) {
+        if let Some((kind, fault)) = self.temper.fault(&mut self.nemesis, &present, leader) {
             // Every fault is over when all faults are.
             let until = (self.now + self.temper.duration(&mut self.nemesis)).min(self.temper.faults_until);
-            self.strike(fault, until);
+            let number = self.struck;
+            self.struck += 1;
+            if self.narrow.lets(number, kind) {
+                self.trace.note(self.now, format_args!("fault {number}"));
+                if kind == Kind::Clog {
+                    self.count(Kind::Clog);
+                }
+                self.strike(fault, until);
+            }
         }
         let next = self.temper.next(&mut self.nemesis, self.now);
         self.push(next, Event::Fault);
@@ -98,11 +106,27 @@ impl World {
                 }
             }
             Fault::Slow(pairs, quality) => {
-                self.count(Kind::Slow);
+                if quality.loss_permille != self.temper.quality.loss_permille
+                    || quality.delay_min != self.temper.quality.delay_min
+                {
+                    self.count(Kind::Slow);
+                }
                 pairs.iter().for_each(|(from, to)| self.network.set_quality(*from, *to, quality));
                 self.push(until, Event::End(Ending::Slow(pairs)));
             }
+            Fault::Flap(pairs, period) => {
+                self.count(Kind::Flap);
+                self.flap(pairs, period, until);
+            }
             other => self.strike_machine(other, until),
+        }
+    }
+
+    /// Blocks links, and will do so again.
+    fn flap(&mut self, pairs: Vec<(MachineId, MachineId)>, period: Moment, until: Moment) {
+        if self.now < until {
+            self.block(pairs.clone(), (self.now + period).min(until));
+            self.push(self.now + 2 * period, Event::End(Ending::Flap(pairs, period, until)));
         }
     }
 
@@ -135,6 +159,11 @@ impl World {
                 self.machines[machine].break_disk(log, data);
                 self.push(until, Event::End(Ending::Broken(machine)));
             }
+            Fault::Rot { machine, log } => {
+                if self.can_spare_a_disk() && self.members().contains(&machine) {
+                    self.rot(machine, log, until);
+                }
+            }
             Fault::Full(machine, space) => {
                 self.count(Kind::Full);
                 self.set_space(machine, space);
@@ -165,6 +194,8 @@ impl World {
                     }
                 }
             }
+            Ending::Flap(pairs, period, until) => self.flap(pairs, period, until),
+            Ending::Rot(machine) => self.end_rot(machine),
             Ending::Slow(pairs) => {
                 let quality: Quality = self.temper.quality;
                 pairs.iter().for_each(|(from, to)| self.network.set_quality(*from, *to, quality));

@@ -97,6 +97,11 @@ impl World {
         // A snapshot that was accepted has to come in: without room for it a node cannot go on either.
         let full = self.machines[number].space == Space::Critical
             && matches!(error, Fatal::Node(NodeError::Engine(EngineError::Full(_))));
+        if self.machines[number].rotten && error.is_damage() {
+            self.trace.note(self.now, format_args!("{name} ends by itself: {error}"));
+            self.rot_noticed += 1;
+            return self.replace_rotten(number);
+        }
         if !self.machines[number].broken && !full {
             return self.fail(format!("{name} stopped: {error}"));
         }
@@ -241,6 +246,11 @@ impl World {
                 }
                 self.tell_places();
                 self.turn_soon(number);
+            }
+            Err(error) if machine.rotten && error.is_damage() => {
+                self.trace.note(self.now, format_args!("n{} refuses to start: {error}", number + 1));
+                self.rot_noticed += 1;
+                self.replace_rotten(number);
             }
             Err(error) => self.fail(format!("n{} does not start: {error}", number + 1)),
         }

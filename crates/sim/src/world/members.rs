@@ -34,6 +34,8 @@ enum Errand {
     Remove(MachineId),
     /// Leadership is to go elsewhere, if it does so in time.
     HandOver(Moment),
+    /// A disk is rotten, and its node will have to be replaced; nothing else is begun before.
+    Rotten(MachineId),
 }
 
 impl World {
@@ -148,6 +150,44 @@ impl World {
         if self.nemesis.one_in(3) {
             // In haste: it is refused where the address is still that of the lost one.
             self.replace(number);
+        }
+    }
+
+    /// A disk does not give back something from now on.
+    pub(super) fn rot(&mut self, number: MachineId, log: bool, until: Moment) {
+        let seed = self.nemesis.number();
+        #[cfg(feature = "planted")]
+        let trusting = self.settings.planted == Some(dstore_node::Planted::TrustRottenBlock);
+        #[cfg(not(feature = "planted"))]
+        let trusting = false;
+        let machine = &mut self.machines[number];
+        let struck = if log { machine.log.rot(seed) } else { machine.engine.rot(seed, trusting) };
+        if !struck {
+            return;
+        }
+        machine.rotten = true;
+        self.count(Kind::Rot);
+        self.operator.errand = Some(Errand::Rotten(number));
+        self.push(until, Event::End(super::Ending::Rot(number)));
+    }
+
+    /// A rotten disk was not noticed for long: its node is restarted, and reads more of it then than it does otherwise.
+    pub(super) fn end_rot(&mut self, number: MachineId) {
+        if self.operator.errand == Some(Errand::Rotten(number)) {
+            if self.machines[number].is_up() {
+                self.crash(number, false);
+            }
+            self.start(number);
+            self.replace_rotten(number);
+        }
+    }
+
+    /// The node of a rotten disk has ended by itself, or somebody else has found out: another takes its place.
+    pub(super) fn replace_rotten(&mut self, number: MachineId) {
+        if self.operator.errand == Some(Errand::Rotten(number)) {
+            self.operator.errand = None;
+            self.machines[number].rotten = false;
+            self.wipe(number);
         }
     }
 
@@ -273,7 +313,7 @@ impl World {
     }
 
     /// Whether one disk may be lost without a majority ever being gone.
-    fn can_spare_a_disk(&self) -> bool {
+    pub(super) fn can_spare_a_disk(&self) -> bool {
         let members = self.members();
         self.operator.errand.is_none()
             && members.iter().all(|member| self.machines[*member].process.is_some())

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use dstore_storage::RangeId;
 
 use crate::machine::{ClusterSettings, Machine, RANGES, Standing, draw_clock};
+use crate::narrow::Narrow;
 use crate::nemesis::{Kind, Temper};
 use crate::network::{Arrival, End, Machine as MachineId, Network, StreamId};
 use crate::process::{Input, Text};
@@ -57,6 +58,9 @@ enum Ending {
     Broken(MachineId),
     Sluggish(MachineId),
     Full(MachineId),
+    /// Of a while of peace between two blockades, with their length and the end of it all.
+    Flap(Vec<(MachineId, MachineId)>, Moment, Moment),
+    Rot(MachineId),
 }
 
 /// A client and its connection.
@@ -85,6 +89,12 @@ pub struct World {
     pub faults: BTreeMap<Kind, u64>,
     /// How many snapshots replaced the data of a range.
     pub snapshots: u64,
+    /// How many nodes have ended by themselves, or refused to start, because their disk was rotten.
+    pub rot_noticed: u64,
+    /// What of the seed's faults is left out.
+    pub narrow: Narrow,
+    /// How many faults were drawn.
+    pub struck: u64,
     /// What went wrong, apart from what the history shows.
     pub failures: Vec<String>,
     settings: ClusterSettings,
@@ -107,11 +117,11 @@ impl World {
         temper: Temper,
         habits: &Habits,
         random: &mut Random,
-        epoch: Instant,
+        (epoch, narrow): (Instant, Narrow),
     ) -> World {
         // The operator has a machine of his own, behind all others.
         let machines = settings.machines + 1;
-        let clients = random.between(3, 6) as usize;
+        let clients = (random.between(3, 6) as usize).min(narrow.clients_max);
         let readers = machines;
         let mut network = Network::new(random.fork(), machines + clients + readers);
         for from in 0..machines {
@@ -133,6 +143,9 @@ impl World {
             trace: Trace::new(false),
             faults: BTreeMap::new(),
             snapshots: 0,
+            rot_noticed: 0,
+            narrow,
+            struck: 0,
             failures: Vec::new(),
             settings,
             temper,

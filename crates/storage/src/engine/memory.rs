@@ -5,13 +5,16 @@
 //! whenever a memtable fills, and forgets the others. So a prefix of the batches survives, each whole, and every flush
 //! that returned is inside it.
 //!
+//! [`MemoryEngine::rot`] lets a block come back damaged: some records that lie together cannot be read until they are written
+//! again, which is what an engine with checksums makes of it.
+//!
 //! A staged snapshot waits outside of both maps and goes into both at once, after the batches that wait; a power loss before
 //! that forgets it.
 //!
 //! Snapshots and cursors hold the map they began with; a write while one lives copies the map. Fine for tests, and the
 //! reason why this is not an engine for large data.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, Range};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -48,6 +51,10 @@ struct State {
     /// How often the power was lost. What was staged in an earlier life is gone.
     lives: u64,
     free_bytes: Option<u64>,
+    /// Records in a block that the disk does not give back as it was.
+    rotten: Arc<BTreeSet<Bytes>>,
+    /// Nobody looks whether a block is as it was: a planted bug.
+    trusting: bool,
 }
 
 impl MemoryEngine {
@@ -88,6 +95,18 @@ impl MemoryEngine {
         self.lock().failed = Some(reason.to_owned());
     }
 
+    /// From now on the disk does not give back a block of what is on it: some records that lie together, which `seed`
+    /// chooses. An engine that is `trusting` gives other values for them instead of errors. False if nothing is on disk.
+    pub fn rot(&self, seed: u64, trusting: bool) -> bool {
+        let mut state = self.lock();
+        let mut mix = Mix::new(seed);
+        let keys = state.persisted.len() as u64;
+        let (first, length) = (mix.up_to(keys.saturating_sub(1)) as usize, 1 + mix.up_to(7) as usize);
+        let block = state.persisted.keys().skip(first).take(length).cloned().collect();
+        (state.rotten, state.trusting) = (Arc::new(block), trusting);
+        keys > 0
+    }
+
     /// From now on there is no room for records that are staged; or there is again. Writes go on, as they do in the real
     /// engine until a flush finds none.
     pub fn set_full(&self, full: bool) {
@@ -103,8 +122,15 @@ impl MemoryEngine {
         lock(&self.state)
     }
 
+    /// The data as it was written, past a block that has rotted: for whoever looks at it from outside.
+    #[must_use]
+    pub fn sound(&self) -> Box<dyn Reader + Send + Sync> {
+        Box::new(View { rotten: Arc::default(), ..self.view() })
+    }
+
     fn view(&self) -> View {
-        View { map: Arc::clone(&self.lock().current) }
+        let state = self.lock();
+        View { map: Arc::clone(&state.current), rotten: Arc::clone(&state.rotten), trusting: state.trusting }
     }
 }
 
@@ -125,12 +151,42 @@ impl State {
         }
     }
 
+    /// What was written since is read from elsewhere.
+    fn heal(&mut self, ops: &[WriteOp]) {
+        if self.rotten.is_empty() {
+            return;
+        }
+        let written = |key: &Bytes| {
+            ops.iter().any(|op| match op {
+                WriteOp::Put { key: written, .. } | WriteOp::Delete { key: written } => written == key,
+                WriteOp::DeleteRange { start, end } => start <= key && key < end,
+            })
+        };
+        Arc::make_mut(&mut self.rotten).retain(|key| !written(key));
+    }
+
     fn check(&self) -> Result<(), EngineError> {
         match &self.failed {
             Some(reason) => Err(EngineError::Failed(reason.clone())),
             None => Ok(()),
         }
     }
+}
+
+fn check(rotten: &BTreeSet<Bytes>, trusting: bool, key: &[u8]) -> Result<(), EngineError> {
+    if !trusting && rotten.contains(key) {
+        return Err(EngineError::Corrupt("the checksum of a block is wrong".to_owned()));
+    }
+    Ok(())
+}
+
+/// What an engine that does not check its blocks reads.
+fn garbled(value: &Bytes) -> Bytes {
+    let mut bytes = value.to_vec();
+    if let Some(last) = bytes.last_mut() {
+        *last ^= 1;
+    }
+    bytes.into()
 }
 
 fn apply(map: &mut Map, ops: &[WriteOp]) {
@@ -155,11 +211,11 @@ fn apply(map: &mut Map, ops: &[WriteOp]) {
 
 impl Reader for MemoryEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        Ok(self.lock().current.get(key).cloned())
+        self.view().get(key)
     }
 
     fn scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
-        Ok(Box::new(self.view().cursor(range, direction)))
+        Ok(Box::new(self.view().cursor(range, direction)?))
     }
 }
 
@@ -174,6 +230,7 @@ impl Engine for MemoryEngine {
         }
         apply(Arc::make_mut(&mut state.current), ops);
         state.unflushed.push(ops.to_vec());
+        state.heal(ops);
         Ok(())
     }
 
@@ -194,7 +251,9 @@ impl Engine for MemoryEngine {
     }
 
     fn get_persisted(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        Ok(self.lock().persisted.get(key).cloned())
+        let state = self.lock();
+        check(&state.rotten, state.trusting, key)?;
+        Ok(state.persisted.get(key).cloned())
     }
 
     fn flush(&self) -> Result<(), EngineError> {
@@ -251,6 +310,7 @@ impl Stage for MemoryStage {
         for ops in [&self.ops, ops] {
             apply(&mut state.persisted, ops);
             apply(Arc::make_mut(&mut state.current), ops);
+            state.heal(ops);
         }
         Ok(())
     }
@@ -259,36 +319,44 @@ impl Stage for MemoryStage {
 /// The data as it was at one moment.
 struct View {
     map: Arc<Map>,
+    rotten: Arc<BTreeSet<Bytes>>,
+    trusting: bool,
 }
 
 impl View {
-    fn cursor(&self, range: Range<&[u8]>, direction: Direction) -> MemoryCursor {
+    fn cursor(&self, range: Range<&[u8]>, direction: Direction) -> Result<MemoryCursor, EngineError> {
         let mut cursor = MemoryCursor {
             map: Arc::clone(&self.map),
+            rotten: Arc::clone(&self.rotten),
+            trusting: self.trusting,
             lower: Bound::Included(Bytes::copy_from_slice(range.start)),
             upper: Bound::Excluded(Bytes::copy_from_slice(range.end)),
             direction,
             entry: None,
         };
         if range.start < range.end {
-            cursor.step();
+            cursor.step()?;
         }
-        cursor
+        Ok(cursor)
     }
 }
 
 impl Reader for View {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        Ok(self.map.get(key).cloned())
+        check(&self.rotten, self.trusting, key)?;
+        let value = self.map.get(key);
+        Ok(if self.rotten.contains(key) { value.map(garbled) } else { value.cloned() })
     }
 
     fn scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
-        Ok(Box::new(self.cursor(range, direction)))
+        Ok(Box::new(self.cursor(range, direction)?))
     }
 }
 
 struct MemoryCursor {
     map: Arc<Map>,
+    rotten: Arc<BTreeSet<Bytes>>,
+    trusting: bool,
     /// The part of the range that is still to come: `lower` moves up going forward, `upper` moves down going backward.
     lower: Bound<Bytes>,
     upper: Bound<Bytes>,
@@ -297,19 +365,24 @@ struct MemoryCursor {
 }
 
 impl MemoryCursor {
-    fn step(&mut self) {
+    fn step(&mut self) -> Result<(), EngineError> {
         let mut rest = self.map.range((self.lower.clone(), self.upper.clone()));
         let next = match self.direction {
             Direction::Forward => rest.next(),
             Direction::Backward => rest.next_back(),
         };
         self.entry = next.map(|(key, value)| (key.clone(), value.clone()));
-        if let Some((key, _)) = &self.entry {
+        if let Some((key, value)) = &mut self.entry {
+            check(&self.rotten, self.trusting, key)?;
+            if self.rotten.contains(key) {
+                *value = garbled(value);
+            }
             match self.direction {
                 Direction::Forward => self.lower = Bound::Excluded(key.clone()),
                 Direction::Backward => self.upper = Bound::Excluded(key.clone()),
             }
         }
+        Ok(())
     }
 }
 
@@ -320,7 +393,7 @@ impl Cursor for MemoryCursor {
 
     fn advance(&mut self) -> Result<(), EngineError> {
         if self.entry.is_some() {
-            self.step();
+            self.step()?;
         }
         Ok(())
     }

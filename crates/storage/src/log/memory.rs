@@ -3,7 +3,8 @@
 //! Nothing becomes durable by itself: the driver says when the imagined disk has synced ([`MemoryLog::sync_one`],
 //! [`MemoryLog::sync`]), and the completions are called inside that call. [`MemoryLog::lose_power`] keeps what was
 //! synced, and of the rest a prefix of records that the seed chooses: a write cut short may have reached the disk in
-//! part, but never a later record without an earlier one.
+//! part, but never a later record without an earlier one. [`MemoryLog::tear`] does the same by the bytes of a segment.
+//! [`MemoryLog::rot`] lets an entry come back damaged.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -36,6 +37,8 @@ struct State {
     /// Submissions in `current` and not in `durable`, oldest first.
     waiting: VecDeque<Waiting>,
     failed: Option<LogError>,
+    /// An entry that the disk does not give back.
+    rotten: Option<(RangeId, LogIndex)>,
     records_total: u64,
 }
 
@@ -68,6 +71,7 @@ impl MemoryLog {
                 doubtful: Vec::new(),
                 waiting: VecDeque::new(),
                 failed: None,
+                rotten: None,
                 records_total: 0,
             }),
         }
@@ -133,6 +137,46 @@ impl MemoryLog {
         state.failed = None;
     }
 
+    /// As [`MemoryLog::lose_power`], but what was being written is torn as its sectors are, and read again by what its
+    /// bytes say. A log that is `trusting` does not look at checksums: a planted bug.
+    pub fn tear(&self, seed: u64, trusting: bool) {
+        let mut state = self.lock();
+        let mut unsynced = std::mem::take(&mut state.doubtful);
+        unsynced.extend(std::mem::take(&mut state.waiting).into_iter().flat_map(|waiting| waiting.ops));
+        if !unsynced.is_empty() {
+            for op in super::torn::survivors(&unsynced, &mut Mix::new(seed), trusting) {
+                state.durable.apply(&op);
+            }
+        }
+        state.current = state.durable.clone();
+        state.failed = None;
+    }
+
+    /// From now on the disk does not give back one of the entries that are on it, whatever else happens. False if there is
+    /// none.
+    pub fn rot(&self, seed: u64) -> bool {
+        let mut state = self.lock();
+        let mut mix = Mix::new(seed);
+        let ranges = state.durable.ranges();
+        let Some(range) = ranges.get(mix.up_to(ranges.len().saturating_sub(1) as u64) as usize) else { return false };
+        let Some(status) = state.durable.status(*range) else { return false };
+        let entries = status.last.index.0 - status.begin.index.0;
+        if entries == 0 {
+            return false;
+        }
+        state.rotten = Some((*range, LogIndex(status.last.index.0 - mix.up_to(entries - 1))));
+        true
+    }
+
+    /// Why a log on this disk cannot be opened, if it cannot: opening reads everything.
+    #[must_use]
+    pub fn damage(&self) -> Option<LogError> {
+        let state = self.lock();
+        let (range, index) = state.rotten?;
+        let status = state.durable.status(range)?;
+        (status.begin.index < index && index <= status.last.index).then(|| damaged(range, index))
+    }
+
     /// From now on every sync fails and every submission is refused, as after an error of the disk.
     pub fn fail(&self, reason: &str) {
         let source = std::io::Error::other(reason.to_owned());
@@ -143,6 +187,11 @@ impl MemoryLog {
         // No code under this lock can leave the state half changed, so a panic elsewhere does not make it unusable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn damaged(range: RangeId, index: LogIndex) -> LogError {
+    let what = format!("the checksum of entry {index} of range {range} is wrong");
+    LogError::Damaged { path: "memory".into(), offset: index.0, what }
 }
 
 fn record_count(ops: &[LogOp]) -> u64 {
@@ -171,7 +220,14 @@ impl Log for MemoryLog {
         hi: LogIndex,
         payload_bytes_max: usize,
     ) -> Result<Vec<Entry>, LogError> {
-        let found = self.lock().current.entries(range, lo, hi, payload_bytes_max)?;
+        let state = self.lock();
+        if let Some((rotten, index)) =
+            state.rotten.filter(|(rotten, index)| *rotten == range && (lo..hi).contains(index))
+        {
+            return Err(damaged(rotten, index));
+        }
+        let found = state.current.entries(range, lo, hi, payload_bytes_max)?;
+        drop(state);
         let whole = |found| match found {
             Found::Whole(entry) => entry,
             Found::OnDisk { index, .. } => unreachable!("entry {index} left the memory of a log without a disk"),

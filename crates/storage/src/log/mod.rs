@@ -27,6 +27,7 @@ pub mod disk;
 mod index;
 pub mod memory;
 pub mod segment;
+mod torn;
 
 pub use memory::MemoryLog;
 pub use segment::inspect;
