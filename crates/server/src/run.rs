@@ -2,13 +2,13 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
 use dstore_net::{Address, ConnectionConfig, EventLoop, ListenerConfig, LoopConfig, Mailbox};
-use dstore_node::{Facts, Node, NodeLimits, NodeParts};
+use dstore_node::{Facts, Node, NodeLimits, NodeParts, Settlement};
 use dstore_rpc::driver::Rpc;
 use dstore_storage::{Log, SegmentLog, SegmentOptions};
 use dstore_storage_rocksdb::{RocksEngine, RocksOptions};
@@ -102,9 +102,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     if let Some(address) = config.admin_listen {
         admin::listen(event_loop.net(), address).with_context(|| format!("cannot listen for metrics on {address}"))?;
     }
-    let flusher = Flusher::start(engine.clone(), event_loop.mailbox(), flusher_woken)
-        .context("cannot start the flusher's thread")?;
-    let settler = Settler::start(event_loop.mailbox(), settlements).context("cannot start the settler's thread")?;
+    let (flusher, settler) = start_writers(&engine, &event_loop.mailbox(), flusher_woken, settlements)?;
     let reclaimer = Reclaimer::new(engine.clone(), dir.engine_dir(), event_loop.mailbox());
     let watcher = watch_space(config, &dir, log.clone(), reclaimer, event_loop.mailbox())?;
     stop_on_signal(event_loop.mailbox())?;
@@ -142,6 +140,19 @@ fn end_soon(fatal: &Fatal) {
     };
     // Without a thread to give, the system will hardly have a disk to wait for.
     let _ = std::thread::Builder::new().name("end".to_owned()).spawn(wait);
+}
+
+/// Starts the threads that write to the engine.
+fn start_writers(
+    engine: &SharedEngine,
+    mailbox: &Mailbox<Mail>,
+    flusher_woken: Receiver<()>,
+    settlements: Receiver<Settlement>,
+) -> anyhow::Result<(Flusher, Settler)> {
+    let flusher =
+        Flusher::start(engine.clone(), mailbox.clone(), flusher_woken).context("cannot start the flusher's thread")?;
+    let settler = Settler::start(mailbox.clone(), settlements).context("cannot start the settler's thread")?;
+    Ok((flusher, settler))
 }
 
 /// Looks at the room on the disk from now on.

@@ -241,22 +241,6 @@ impl Cluster {
                 let machine = self.machines.get_mut(&id).unwrap();
                 machine.node.handle_snapshot_sent(now, transfer, result).unwrap();
             }
-            Output::Install { range, install, ops } => {
-                let result = install.finish(&ops).map(|_| ()).map_err(|error| panic!("{error}"));
-                self.machines.get_mut(&id).unwrap().node.handle_installed(now, range, result).unwrap();
-            }
-            Output::Settle(settlement) => {
-                let result = settlement.run();
-                self.machines.get_mut(&id).unwrap().node.handle_settled(now, result).unwrap();
-            }
-            Output::Checksum { range, mut checksum } => {
-                let sum = loop {
-                    if let Some(sum) = checksum.step(1000).unwrap() {
-                        break sum;
-                    }
-                };
-                self.machines.get_mut(&id).unwrap().node.handle_checksum(now, range, Ok(sum)).unwrap();
-            }
             Output::Peer { node, address: None } => {
                 self.machines.get_mut(&id).unwrap().peers.remove(&node.0);
             }
@@ -277,6 +261,30 @@ impl Cluster {
                 (machine.removed, machine.away) = (true, true);
             }
             Output::Pause { .. } | Output::Resume { .. } => {}
+            other => self.work(id, other),
+        }
+    }
+
+    /// What a node wants done on another thread.
+    fn work(&mut self, id: u64, output: Output) {
+        let now = self.now;
+        match output {
+            Output::Install { range, install, ops } => {
+                let result = install.finish(&ops).map(|_| ()).map_err(|error| panic!("{error}"));
+                self.machines.get_mut(&id).unwrap().node.handle_installed(now, range, result).unwrap();
+            }
+            Output::Settle(settlement) => {
+                let result = settlement.run();
+                self.machines.get_mut(&id).unwrap().node.handle_settled(now, result).unwrap();
+            }
+            Output::Checksum { range, mut checksum } => {
+                let sum = loop {
+                    if let Some(sum) = checksum.step(1000).unwrap() {
+                        break sum;
+                    }
+                };
+                self.machines.get_mut(&id).unwrap().node.handle_checksum(now, range, Ok(sum)).unwrap();
+            }
             other => panic!("node {id} wants {other:?}"),
         }
     }
