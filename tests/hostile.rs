@@ -174,3 +174,24 @@ fn slow_senders_hold_up_nobody() {
     }
     println!("slow senders: resident {:.1} MiB before, {:.1} MiB after", mib(before), mib(resident(&server)));
 }
+
+#[test]
+fn one_client_too_many_is_told_so() {
+    let scratch = Scratch::new("many");
+    let flags = ["--clients-max", "5"];
+    let server = Dstore::on(&scratch.directory("data")).flags(&flags).start(&scratch);
+    let server = server.unwrap_or_else(|refused| panic!("{refused:?}"));
+    let ping = |stream: &mut TcpStream| {
+        // One that was refused may be gone before it has said anything.
+        let _ = stream.write_all(b"PING\r\n");
+        let mut answer = [0; 100];
+        let count = stream.read(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer[..count]).into_owned()
+    };
+    let mut five: Vec<TcpStream> = (0..5).map(|_| open(&server)).collect();
+    assert!(five.iter_mut().all(|stream| ping(stream) == "+PONG\r\n"));
+    assert_eq!(ping(&mut open(&server)), "-ERR max number of clients reached\r\n");
+    drop(five.pop());
+    while ping(&mut open(&server)) != "+PONG\r\n" {}
+    assert!(five.iter_mut().all(|stream| ping(stream) == "+PONG\r\n"));
+}

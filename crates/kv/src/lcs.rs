@@ -137,7 +137,10 @@ struct Table {
 impl Table {
     fn new(first: &[u8], second: &[u8]) -> Table {
         let width = second.len() + 1;
-        Table { cells: vec![0; (first.len() + 1) * width], width, rows: 1 }
+        // Memory is first touched as rows are filled: to clear all of it takes longer than a portion should.
+        let mut cells = Vec::with_capacity((first.len() + 1) * width);
+        cells.resize(width, 0);
+        Table { cells, width, rows: 1 }
     }
 
     /// Fills so many more rows. True once all are.
@@ -145,6 +148,7 @@ impl Table {
         let until = self.rows.saturating_add(rows).min(first.len() + 1);
         for at in self.rows..until {
             let byte = first[at - 1];
+            self.cells.resize((at + 1) * self.width, 0);
             let (above, row) = self.cells[(at - 1) * self.width..(at + 1) * self.width].split_at_mut(self.width);
             let mut left = 0;
             for ((other, cell), pair) in second.iter().zip(&mut row[1..]).zip(above.windows(2)) {

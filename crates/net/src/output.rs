@@ -175,12 +175,13 @@ impl Spare {
 mod tests {
     use super::*;
 
-    fn drain(output: &mut Output, step: usize) -> Vec<u8> {
+    fn drain(output: &mut Output, step: usize, bytes_max: usize) -> Vec<u8> {
         let mut sent = Vec::new();
         while !output.is_empty() {
             let mut slices = [IoSlice::new(&[]); SLICES_MAX];
-            let filled = output.slices(&mut slices, usize::MAX);
+            let filled = output.slices(&mut slices, bytes_max);
             let all: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
+            assert!((1..=bytes_max).contains(&all.len()));
             let count = step.min(all.len());
             sent.extend_from_slice(&all[..count]);
             output.advance(count);
@@ -190,7 +191,7 @@ mod tests {
 
     #[test]
     fn bytes_leave_in_the_order_they_were_put_whatever_the_socket_takes() {
-        for step in [1, 7, 4095, 4096, 100_000] {
+        for (step, bytes_max) in [(1, 4096), (7, 8), (4095, usize::MAX), (4096, 4100), (100_000, usize::MAX)] {
             let mut output = Output::default();
             let large = vec![b'L'; ZERO_COPY_BYTES_MIN];
             output.put_slice(b"a");
@@ -203,7 +204,7 @@ mod tests {
             assert_eq!(output.len(), 2 + 2 * large.len() + 5 + 3);
             assert!(output.contiguous().is_none());
             let expected = [b"bc", &large[..], b"small", &large, b"end"].concat();
-            assert!(drain(&mut output, step) == expected, "step {step}");
+            assert!(drain(&mut output, step, bytes_max) == expected, "step {step}");
             assert_eq!(output.contiguous(), Some(&[][..]));
             assert!(output.reclaim().is_some());
             assert!(output.lacks_buffer());

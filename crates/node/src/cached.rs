@@ -3,16 +3,24 @@
 //! A read of a record that was read before costs a look into a hash table instead of a search through the engine's
 //! memtable and files, and a write reads the record it replaces.
 //!
-//! What is applied *gathers* until there is enough of it; then the engine gets all of it as one batch, in the order of the
-//! keys, of which it makes much less work than of as many keys at random, and each key once, however often it was written
-//! meanwhile. Nothing is lost by that: the engine forgets what it has not flushed anyway when the power fails, and the log
+//! What is applied *gathers* until there is enough of it; then it *settles*: the engine gets all of it as one batch, in the
+//! order of the keys, of which it makes much less work than of as many keys at random, and each key once, however often it
+//! was written meanwhile. Another thread does that ([`Settlement`]), while new effects gather.
+//!
+//! ```text
+//!  apply ──> gathered ──full──> settling ──Settlement::run──> engine
+//!  read  ──> gathered ────────> settling ──────> cache ─────> engine
+//! ```
+//!
+//! Nothing is lost by that: the engine forgets what it has not flushed anyway when the power fails, and the log
 //! has it. The batch carries the applied state of each range, so the engine stands at an entry of each, as always.
 //!
 //! Everything this node reads and writes of its engine goes through here, and sees what has gathered. Who looks past it
 //! (a flush, what a power loss would leave) finds an earlier state.
 //!
-//! Invariants: a record that has gathered is newer than the engine's and the cache's; without it the cache never differs
-//! from the engine. A write that is refused changes nothing.
+//! Invariants: a record that gathers is newer than one that settles, and that is newer than the engine's and the cache's, or
+//! the same; without them the cache never differs from the engine. The engine gets effects in the order in which they were
+//! applied: nothing is written past what settles. A write that is refused changes nothing.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,7 +31,7 @@ use dstore_storage::{Cursor, Direction, Engine, EngineError, EngineStats, Reader
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 
-use crate::gathered::{Gathered, Merged};
+use crate::gathered::{Gathered, Layers, Merged};
 
 /// Larger values are not kept: the engine's own cache of blocks serves them as well.
 const VALUE_BYTES_MAX: usize = 4 << 10;
@@ -34,24 +42,37 @@ const ENTRY_OVERHEAD_BYTES: u64 = 160;
 /// About how large an entry is; the table is laid out for so many.
 const ENTRY_BYTES_TYPICAL: u64 = 256;
 
-/// Bytes that may gather. Bounds, with the number of records, how long the loop gives them to the engine.
+/// Bytes that may gather, and as many that may settle.
 const GATHERED_BYTES_MAX: usize = 2 << 20;
+
+/// Records of the cache that are brought up to date while the loop has to wait to read it.
+const NOTED_AT_ONCE: usize = 16;
 
 /// An engine and a cache. See the [module](self).
 pub(crate) struct Cached<E> {
-    engine: E,
+    shared: Arc<Shared<E>>,
     /// Records that may gather.
     gathered_max: usize,
-    /// The loop uses it, and a thread that lets a snapshot in.
-    state: Arc<Mutex<State>>,
     #[cfg(feature = "planted")]
     pub(crate) planted: Option<crate::Planted>,
+}
+
+/// What the loop uses, a thread that settles, and one that lets a snapshot in.
+struct Shared<E> {
+    engine: E,
+    /// Held by whoever writes to the engine off the loop; taken before `state`.
+    writing: Mutex<()>,
+    state: Mutex<State>,
 }
 
 struct State {
     /// `None` of a key: the engine has no such record.
     records: Records,
     gathered: Arc<Gathered>,
+    /// On its way into the engine, or already there and not yet known to be.
+    settling: Arc<Gathered>,
+    /// A settlement was given out, and nobody has said what came of it.
+    asked: bool,
     /// A snapshot is being let in: nothing may get past it into the engine.
     installing: bool,
 }
@@ -67,17 +88,87 @@ impl Weighter<Bytes, Option<Bytes>> for Weight {
     }
 }
 
+/// Gathered effects that are to be given to the engine, on another thread than the loop's.
+pub struct Settlement {
+    work: Arc<dyn Settle>,
+}
+
+impl Settlement {
+    /// Gives them to the engine. Afterwards the node must hear what came of it: [`crate::Node::handle_settled`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::write`]. Nothing was written then.
+    pub fn run(self) -> Result<(), EngineError> {
+        self.work.settle()
+    }
+}
+
+impl std::fmt::Debug for Settlement {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Settlement")
+    }
+}
+
+trait Settle: Send + Sync {
+    fn settle(&self) -> Result<(), EngineError>;
+}
+
+impl<E: Engine> Settle for Shared<E> {
+    fn settle(&self) -> Result<(), EngineError> {
+        let _writing = lock(&self.writing);
+        self.write_settling()
+    }
+}
+
+impl<E: Engine> Shared<E> {
+    /// The caller holds `writing`.
+    fn write_settling(&self) -> Result<(), EngineError> {
+        // Not what it was when the settlement was given out: a snapshot may have replaced parts of it.
+        let settling = lock(&self.state).settling.clone();
+        if settling.is_empty() {
+            return Ok(());
+        }
+        let batch = settling.ops();
+        self.engine.write(&batch)?;
+        for some in batch.chunks(NOTED_AT_ONCE) {
+            let mut state = lock(&self.state);
+            some.iter().for_each(|op| note(&mut state.records, op));
+        }
+        let settled = std::mem::take(&mut lock(&self.state).settling);
+        // Their memory is freed here, and not on the loop.
+        drop((batch, settling, settled));
+        Ok(())
+    }
+}
+
+impl State {
+    /// What is not in the engine, or may not be, newest first.
+    fn layers(&self) -> Layers {
+        [&self.gathered, &self.settling].into_iter().filter(|layer| !layer.is_empty()).cloned().collect()
+    }
+
+    /// Makes room where effects gather, if what gathered before has settled.
+    fn begin_to_settle(&mut self) -> Result<(), EngineError> {
+        if !self.settling.is_empty() {
+            return Err(EngineError::Busy("what gathered before is on its way into the engine".to_owned()));
+        }
+        self.settling = std::mem::take(&mut self.gathered);
+        Ok(())
+    }
+}
+
 impl<E: Engine> Cached<E> {
     /// `engine`, with a cache of at most `bytes_max`, and up to `gathered_max` records that gather.
     pub(crate) fn new(engine: E, bytes_max: usize, gathered_max: usize) -> Cached<E> {
         let bytes_max = bytes_max as u64;
         let entries = usize::try_from(bytes_max / ENTRY_BYTES_TYPICAL).unwrap_or(usize::MAX);
         let records = Cache::with_weighter(entries, bytes_max, Weight);
-        let state = State { records, gathered: Arc::default(), installing: false };
+        let state =
+            State { records, gathered: Arc::default(), settling: Arc::default(), asked: false, installing: false };
         Cached {
-            engine,
+            shared: Arc::new(Shared { engine, writing: Mutex::new(()), state: Mutex::new(state) }),
             gathered_max,
-            state: Arc::new(Mutex::new(state)),
             #[cfg(feature = "planted")]
             planted: None,
         }
@@ -85,7 +176,11 @@ impl<E: Engine> Cached<E> {
 
     /// The engine itself, past the cache and what has gathered: to be looked at, not written.
     pub(crate) fn inner(&self) -> &E {
-        &self.engine
+        &self.shared.engine
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.shared.state)
     }
 
     /// Makes room for so many more records, of so many bytes in all. If it says no, they are too many to gather: they go to
@@ -93,49 +188,56 @@ impl<E: Engine> Cached<E> {
     ///
     /// # Errors
     ///
-    /// As [`Engine::write`].
+    /// [`EngineError::Busy`]: what gathered before has not settled yet.
     pub(crate) fn make_room(&self, records: usize, bytes: usize) -> Result<bool, EngineError> {
         if records > self.gathered_max || bytes > GATHERED_BYTES_MAX {
             return Ok(false);
         }
-        let (len, gathered_bytes) = {
-            let state = lock(&self.state);
-            (state.gathered.len(), state.gathered.bytes())
-        };
+        let mut state = self.state();
+        let (len, gathered_bytes) = (state.gathered.len(), state.gathered.bytes());
         if len + records > self.gathered_max || gathered_bytes + bytes > GATHERED_BYTES_MAX {
-            self.settle()?;
+            state.begin_to_settle()?;
         }
         Ok(true)
     }
 
     /// Takes operations that there is room for, all of them visible at once. None of them is on a range of keys.
     pub(crate) fn gather(&self, ops: impl Iterator<Item = WriteOp>) {
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         let gathered = Arc::make_mut(&mut state.gathered);
         ops.for_each(|op| gathered.add(op));
     }
 
-    /// Gives the engine what has gathered.
+    /// What has gathered shall settle, if what gathered before has.
+    pub(crate) fn settle_soon(&self) {
+        // Otherwise there will be another time.
+        let _busy = self.state().begin_to_settle();
+    }
+
+    /// What is to be done for what settles, if nobody does it yet.
+    pub(crate) fn settlement(&self) -> Option<Settlement> {
+        let mut state = self.state();
+        if state.asked || state.settling.is_empty() {
+            return None;
+        }
+        state.asked = true;
+        Some(Settlement { work: self.shared.clone() })
+    }
+
+    /// Somebody has done it, or could not.
+    pub(crate) fn settled(&self) {
+        self.state().asked = false;
+    }
+
+    /// Gives the engine all that it has not been given yet, and waits for it.
     ///
     /// # Errors
     ///
     /// As [`Engine::write`].
     pub(crate) fn settle(&self) -> Result<(), EngineError> {
-        if lock(&self.state).gathered.is_empty() { Ok(()) } else { self.write(&[]) }
-    }
-
-    /// The same, unless the engine is busy; gives what has still gathered then.
-    fn try_to_settle(&self) -> Result<Option<Arc<Gathered>>, EngineError> {
-        match self.settle() {
-            Ok(()) => Ok(None),
-            Err(EngineError::Busy(_)) => Ok(Some(lock(&self.state).gathered.clone())),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// For views that tell no error: the next write meets it again, and stops the node.
-    fn gathered_unless_settled(&self) -> Option<Arc<Gathered>> {
-        self.try_to_settle().unwrap_or_else(|_| Some(lock(&self.state).gathered.clone()))
+        let _writing = lock(&self.shared.writing);
+        self.shared.write_settling()?;
+        if self.state().gathered.is_empty() { Ok(()) } else { self.write(&[]) }
     }
 }
 
@@ -155,34 +257,37 @@ fn note(records: &mut Records, op: &WriteOp) {
     }
 }
 
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Records that come in past the cache: once they are in, it knows nothing any more. What is in the spans is neither read
 /// nor written between; what gathers of it before is replaced.
-struct CachedStage {
+struct CachedStage<E> {
     stage: Box<dyn Stage>,
     spans: Spans,
-    state: Arc<Mutex<State>>,
+    shared: Arc<Shared<E>>,
 }
 
-impl Stage for CachedStage {
+impl<E: Engine> Stage for CachedStage<E> {
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), EngineError> {
         self.stage.put(key, value)
     }
 
     fn commit(self: Box<Self>, ops: &[WriteOp]) -> Result<(), EngineError> {
-        let CachedStage { stage, spans, state } = *self;
-        lock(&state).installing = true;
+        let CachedStage { stage, spans, shared } = *self;
+        let _writing = lock(&shared.writing);
+        lock(&shared.state).installing = true;
         let result = stage.commit(ops);
-        let mut state = lock(&state);
+        let mut state = lock(&shared.state);
         state.installing = false;
         state.records.clear();
         if result.is_ok() {
-            let gathered = Arc::make_mut(&mut state.gathered);
-            gathered.retain(|key| !spans.contain(key));
-            ops.iter().for_each(|op| gathered.forget(op));
+            let State { gathered, settling, .. } = &mut *state;
+            for layer in [gathered, settling].map(Arc::make_mut) {
+                layer.retain(|key| !spans.contain(key));
+                ops.iter().for_each(|op| layer.forget(op));
+            }
         }
         result
     }
@@ -191,77 +296,79 @@ impl Stage for CachedStage {
 impl<E: Engine> Reader for Cached<E> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         {
-            let state = lock(&self.state);
-            if let Some(known) = state.gathered.get(key).or_else(|| state.records.get(key)) {
+            let state = self.state();
+            let newer = state.gathered.get(key).or_else(|| state.settling.get(key));
+            if let Some(known) = newer.or_else(|| state.records.get(key)) {
                 return Ok(known.clone());
             }
         }
-        let value = self.engine.get(key)?;
+        let value = self.shared.engine.get(key)?;
         if value.as_ref().is_none_or(|value| value.len() <= VALUE_BYTES_MAX) {
-            lock(&self.state).records.insert(Bytes::copy_from_slice(key), value.clone());
+            self.state().records.insert(Bytes::copy_from_slice(key), value.clone());
         }
         Ok(value)
     }
 
     fn scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
-        if !lock(&self.state).gathered.has_any_in(&range) {
-            return self.engine.scan(range, direction);
+        let mut layers = self.state().layers();
+        layers.retain(|layer| layer.has_any_in(&range));
+        if layers.is_empty() {
+            return self.shared.engine.scan(range, direction);
         }
-        match self.try_to_settle()? {
-            None => self.engine.scan(range, direction),
-            Some(gathered) => Merged::scan(&self.engine, &gathered, range, direction),
-        }
+        Merged::scan(&self.shared.engine, layers, range, direction)
     }
 }
 
 impl<E: Engine> Engine for Cached<E> {
     /// Goes to the engine at once, in one batch with what has gathered.
     fn write(&self, ops: &[WriteOp]) -> Result<(), EngineError> {
-        let mut state = lock(&self.state);
+        let mut state = self.state();
         if state.installing {
             return Err(EngineError::Busy("a snapshot is being let in".to_owned()));
         }
+        if !state.settling.is_empty() {
+            return Err(EngineError::Busy("what gathered before is on its way into the engine".to_owned()));
+        }
         let mut batch = state.gathered.ops();
         batch.extend_from_slice(ops);
-        self.engine.write(&batch)?;
+        self.shared.engine.write(&batch)?;
         state.gathered = Arc::default();
         batch.iter().for_each(|op| note(&mut state.records, op));
         Ok(())
     }
 
     fn snapshot(&self) -> Box<dyn Reader + Send + Sync + '_> {
-        match self.gathered_unless_settled() {
-            None => self.engine.snapshot(),
-            Some(gathered) => Box::new(Merged { below: self.engine.snapshot(), gathered }),
-        }
+        // Before the engine is asked: what settles between is in both then, and not in none.
+        let layers = self.state().layers();
+        let below = self.shared.engine.snapshot();
+        if layers.is_empty() { below } else { Box::new(Merged { below, layers }) }
     }
 
     fn freeze(&self) -> Box<dyn Reader + Send + Sync> {
-        match self.gathered_unless_settled() {
-            None => self.engine.freeze(),
-            Some(gathered) => Box::new(Merged { below: self.engine.freeze(), gathered }),
-        }
+        let layers = self.state().layers();
+        let below = self.shared.engine.freeze();
+        if layers.is_empty() { below } else { Box::new(Merged { below, layers }) }
     }
 
     fn stage(&self, spans: &Spans) -> Result<Box<dyn Stage>, EngineError> {
-        let stage = self.engine.stage(spans)?;
+        let stage = self.shared.engine.stage(spans)?;
         if planted!(self, KeepCache) {
             return Ok(stage);
         }
-        Ok(Box::new(CachedStage { stage, spans: spans.clone(), state: self.state.clone() }))
+        Ok(Box::new(CachedStage { stage, spans: spans.clone(), shared: self.shared.clone() }))
     }
 
     fn get_persisted(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        self.engine.get_persisted(key)
+        self.shared.engine.get_persisted(key)
     }
 
     fn flush(&self) -> Result<(), EngineError> {
         self.settle()?;
-        self.engine.flush()
+        self.shared.engine.flush()
     }
 
     fn stats(&self) -> EngineStats {
-        self.engine.stats()
+        self.shared.engine.stats()
     }
 }
 
@@ -293,6 +400,15 @@ mod tests {
                 WriteOp::Put { key: key(state), value: Bytes::from(value) }
             }
         }
+    }
+
+    /// As the settler does it.
+    fn run_settlement(cached: &Cached<MemoryEngine>) -> Option<Result<(), EngineError>> {
+        let settlement = cached.settlement()?;
+        assert!(cached.settlement().is_none(), "one at a time");
+        let result = settlement.run();
+        cached.settled();
+        Some(result)
     }
 
     /// As a replica does it.
@@ -343,8 +459,16 @@ mod tests {
                 if random(&mut state).is_multiple_of(10) {
                     cached.inner().refuse_writes(1 + random(&mut state) % 3);
                 }
+                let settlement = if random(&mut state).is_multiple_of(5) { cached.settlement() } else { None };
                 if apply(&cached, op.clone()).is_ok() {
                     plain.write(&[op]).unwrap();
+                }
+                if let Some(settlement) = settlement {
+                    let _busy = settlement.run();
+                    cached.settled();
+                }
+                if random(&mut state).is_multiple_of(50) {
+                    cached.settle_soon();
                 }
                 let key = key(&mut state);
                 assert_eq!(cached.get(&key).unwrap(), plain.get(&key).unwrap(), "seed {seed}");
@@ -376,28 +500,56 @@ mod tests {
         put("k10", "1");
         put("k11", "1");
         put("k10", "2");
-        assert_eq!(cached.inner().get(b"k10").unwrap(), None);
         put("k12", "1");
+        assert!(cached.settlement().is_none(), "it is not full");
         put("k13", "1");
+        assert_eq!(cached.inner().get(b"k10").unwrap(), None);
+        run_settlement(&cached).unwrap().unwrap();
         assert_eq!(cached.inner().get(b"k10").unwrap(), Some("2".into()));
         assert_eq!(cached.inner().get(b"k12").unwrap(), Some("1".into()));
         assert_eq!(cached.inner().get(b"k13").unwrap(), None);
     }
 
     #[test]
+    fn nothing_is_written_past_what_settles() {
+        let cached = Cached::new(MemoryEngine::new(), 8 << 10, 1);
+        let put = |key: &'static str| WriteOp::Put { key: key.into(), value: "1".into() };
+        let range = WriteOp::DeleteRange { start: "k10".into(), end: "k11".into() };
+        apply(&cached, put("k10")).unwrap();
+        apply(&cached, put("k20")).unwrap();
+        // The first settles, the second gathers.
+        assert!(matches!(cached.write(std::slice::from_ref(&range)), Err(EngineError::Busy(_))));
+        assert!(matches!(apply(&cached, put("k30")), Err(EngineError::Busy(_))));
+        cached.inner().refuse_writes(1);
+        assert!(matches!(run_settlement(&cached), Some(Err(EngineError::Busy(_)))));
+        assert_eq!(cached.get(b"k10").unwrap(), Some("1".into()), "it still settles");
+        run_settlement(&cached).unwrap().unwrap();
+        assert!(run_settlement(&cached).is_none());
+        cached.write(&[range]).unwrap();
+        assert_eq!(cached.get(b"k10").unwrap(), None);
+        assert_eq!(cached.inner().get(b"k20").unwrap(), Some("1".into()));
+    }
+
+    #[test]
     fn a_snapshot_replaces_what_has_gathered_in_its_spans_and_nothing_else() {
         let cached = Cached::new(MemoryEngine::new(), 8 << 10, 100);
         let put = |key: &'static str| WriteOp::Put { key: key.into(), value: "old".into() };
-        for key in ["k10", "k20", "k40"] {
-            apply(&cached, put(key)).unwrap();
+        for settles in [["k10", "k11", "k41"], ["k10", "k20", "k40"]] {
+            cached.settle_soon();
+            settles.into_iter().for_each(|key| apply(&cached, put(key)).unwrap());
         }
+        let settlement = cached.settlement().unwrap();
         let spans = Spans::new(vec![Bytes::from("k10")..Bytes::from("k30")]).unwrap();
         let mut stage = cached.stage(&spans).unwrap();
         stage.put(b"k20", b"new").unwrap();
         stage.commit(&[WriteOp::Put { key: "k10".into(), value: "new".into() }]).unwrap();
+        settlement.run().unwrap();
+        cached.settled();
         cached.settle().unwrap();
         let read = |key: &str| cached.get(key.as_bytes()).unwrap().map(|value| value.to_vec());
-        assert_eq!(["k10", "k20", "k40"].map(read), [b"new", b"new", b"old"].map(|value| Some(value.to_vec())));
+        let written = [b"new", b"new", b"old", b"old"].map(|value| Some(value.to_vec()));
+        assert_eq!(["k10", "k20", "k40", "k41"].map(read), written);
+        assert_eq!(read("k11"), None);
     }
 
     #[test]
@@ -421,7 +573,7 @@ mod tests {
         let put = |key: usize, bytes: usize| WriteOp::Put { key: key.to_string().into(), value: vec![7; bytes].into() };
         cached.inner().refuse_writes(1000);
         let taken = (0..30).filter(|key| apply(&cached, put(*key, 10)).is_ok()).count();
-        assert_eq!(taken, 10);
+        assert_eq!(taken, 20, "as many settle as gather");
         let many = Cached::new(MemoryEngine::new(), 8 << 10, usize::MAX);
         many.inner().refuse_writes(1000);
         let (half, key_bytes) = (GATHERED_BYTES_MAX / 2, 1);
@@ -431,7 +583,7 @@ mod tests {
                 Err(EngineError::Busy(_)) => false,
                 Err(error) => panic!("{error}"),
             };
-            assert_eq!(fits, key < 2);
+            assert_eq!(fits, key < 4);
             if fits {
                 many.gather(std::iter::once(put(key, half - key_bytes)));
             }

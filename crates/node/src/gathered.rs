@@ -1,5 +1,5 @@
 //! [`Gathered`]: effects that are applied but that the engine has not been given yet; and [`Merged`], a view of an engine
-//! with them on top, for when the engine is too busy to take them.
+//! with them on top.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -73,36 +73,42 @@ impl Gathered {
         range.start < range.end && self.records.range::<[u8], _>(bounds).next().is_some()
     }
 
-    fn within(&self, range: &Range<&[u8]>, direction: Direction) -> Vec<(Bytes, Option<Bytes>)> {
-        if range.start >= range.end {
-            return Vec::new();
-        }
-        let bounds = (Bound::Included(range.start), Bound::Excluded(range.end));
-        let records = self.records.range::<[u8], _>(bounds).map(|(key, value)| (key.clone(), value.clone()));
+    /// The nearest effect within these bounds: the first of them, or the last for a scan backwards.
+    fn nearest(&self, bounds: (Bound<&[u8]>, Bound<&[u8]>), direction: Direction) -> Option<(&Bytes, &Option<Bytes>)> {
+        let mut records = self.records.range::<[u8], _>(bounds);
         match direction {
-            Direction::Forward => records.collect(),
-            Direction::Backward => records.rev().collect(),
+            Direction::Forward => records.next(),
+            Direction::Backward => records.next_back(),
         }
     }
 }
 
+/// What lies above an engine, newest first.
+pub(crate) type Layers = Vec<Arc<Gathered>>;
+
 /// A view with gathered effects on top.
 pub(crate) struct Merged<R: ?Sized> {
-    pub(crate) gathered: Arc<Gathered>,
+    pub(crate) layers: Layers,
     pub(crate) below: R,
 }
 
 impl Merged<dyn Reader> {
-    /// A scan of `below` with `gathered` on top.
+    /// A scan of `below` with `layers` on top.
     pub(crate) fn scan<'a, R: Reader + ?Sized>(
         below: &'a R,
-        gathered: &Gathered,
+        layers: Layers,
         range: Range<&[u8]>,
         direction: Direction,
     ) -> Result<Box<dyn Cursor + 'a>, EngineError> {
-        let above = gathered.within(&range, direction);
+        if range.start >= range.end {
+            return below.scan(range, direction);
+        }
+        let whole =
+            (Bound::Included(Bytes::copy_from_slice(range.start)), Bound::Excluded(Bytes::copy_from_slice(range.end)));
+        let mut above = Above { layers, direction, left: whole, effect: None };
+        above.find();
         let below = below.scan(range, direction)?;
-        let mut cursor = MergedCursor { below, above, at: 0, direction, shows_above: false };
+        let mut cursor = MergedCursor { below, above, shows_above: false };
         cursor.find()?;
         Ok(Box::new(cursor))
     }
@@ -110,35 +116,77 @@ impl Merged<dyn Reader> {
 
 impl Reader for Merged<Box<dyn Reader + Send + Sync + '_>> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        match self.gathered.get(key) {
+        match self.layers.iter().find_map(|layer| layer.get(key)) {
             Some(value) => Ok(value.clone()),
             None => self.below.get(key),
         }
     }
 
     fn scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
-        Merged::scan(&*self.below, &self.gathered, range, direction)
+        Merged::scan(&*self.below, self.layers.clone(), range, direction)
+    }
+}
+
+/// The effects of some layers, one key after the other, as the newest layer has it.
+struct Above {
+    layers: Layers,
+    direction: Direction,
+    /// Where the next effects are.
+    left: (Bound<Bytes>, Bound<Bytes>),
+    /// The one at hand.
+    effect: Option<(Bytes, Option<Bytes>)>,
+}
+
+impl Above {
+    /// Takes the nearest effect of what is left.
+    fn find(&mut self) {
+        let left = (self.left.0.as_ref().map(|key| &key[..]), self.left.1.as_ref().map(|key| &key[..]));
+        let found = self.layers.iter().filter_map(|layer| layer.nearest(left, self.direction));
+        // Of the same key in two layers the first is taken, which is the newer one.
+        let nearest = found.reduce(|best, other| match self.direction {
+            Direction::Forward if other.0 < best.0 => other,
+            Direction::Backward if other.0 > best.0 => other,
+            _ => best,
+        });
+        self.effect = nearest.map(|(key, value)| (key.clone(), value.clone()));
+    }
+
+    fn advance(&mut self) {
+        let Some((key, _)) = self.effect.take() else { return };
+        match self.direction {
+            Direction::Forward => self.left.0 = Bound::Excluded(key),
+            Direction::Backward => self.left.1 = Bound::Excluded(key),
+        }
+        if !self.is_over() {
+            self.find();
+        }
+    }
+
+    /// Whether nothing can be left; bounds that exclude one and the same key are none that a map may be asked for.
+    fn is_over(&self) -> bool {
+        match (&self.left.0, &self.left.1) {
+            (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => {
+                start >= end
+            }
+            _ => false,
+        }
     }
 }
 
 struct MergedCursor<'a> {
     below: Box<dyn Cursor + 'a>,
-    /// In the direction of the scan.
-    above: Vec<(Bytes, Option<Bytes>)>,
-    /// The first of `above` that is not passed.
-    at: usize,
-    direction: Direction,
-    /// The entry is `above[at]`, and what is below comes behind it or is the same key; otherwise it is the one below.
+    above: Above,
+    /// The entry is the effect above, and what is below comes behind it or is the same key; otherwise it is the one below.
     shows_above: bool,
 }
 
 impl MergedCursor<'_> {
-    /// Where the next of `above` stands to the next below, in the direction of the scan.
+    /// Where the next effect above stands to the next entry below, in the direction of the scan.
     fn order(&self) -> Ordering {
-        match (self.above.get(self.at), self.below.entry()) {
+        match (&self.above.effect, self.below.entry()) {
             (None, _) => Ordering::Greater,
             (Some(_), None) => Ordering::Less,
-            (Some((above, _)), Some((below, _))) => match self.direction {
+            (Some((above, _)), Some((below, _))) => match self.above.direction {
                 Direction::Forward => above[..].cmp(below),
                 Direction::Backward => below.cmp(&above[..]),
             },
@@ -150,7 +198,8 @@ impl MergedCursor<'_> {
         loop {
             let order = self.order();
             self.shows_above = order.is_le();
-            if !self.shows_above || self.above[self.at].1.is_some() {
+            let is_deleted = matches!(self.above.effect, Some((_, None)));
+            if !self.shows_above || !is_deleted {
                 return Ok(());
             }
             self.pass_above(order)?;
@@ -158,7 +207,7 @@ impl MergedCursor<'_> {
     }
 
     fn pass_above(&mut self, order: Ordering) -> Result<(), EngineError> {
-        self.at += 1;
+        self.above.advance();
         if order.is_eq() { self.below.advance() } else { Ok(()) }
     }
 }
@@ -168,7 +217,7 @@ impl Cursor for MergedCursor<'_> {
         if !self.shows_above {
             return self.below.entry();
         }
-        let (key, value) = &self.above[self.at];
+        let (key, value) = self.above.effect.as_ref().expect("it is shown");
         Some((key, value.as_ref().expect("what is deleted was passed over")))
     }
 

@@ -72,6 +72,7 @@ mod view;
 mod wire;
 mod writes;
 
+pub use cached::Settlement;
 pub use check::CheckStatus;
 pub use disk::{DiskStatus, Space};
 pub use entry::{Entry, EntryError};

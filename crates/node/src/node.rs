@@ -13,7 +13,7 @@ use dstore_storage::snapshot::{Checksum, Export, Install};
 use dstore_storage::{Engine, EngineError, Log, LogError, LogIndex, LogOp, Position, RangeId, WriteOp};
 use prost::Message as _;
 
-use crate::cached::Cached;
+use crate::cached::{Cached, Settlement};
 use crate::disk::Disk;
 use crate::entry::EntryError;
 use crate::gateway::{
@@ -55,7 +55,8 @@ pub struct NodeLimits {
     pub inflight_bytes_max: usize,
     /// Memory for small records that were read before.
     pub cache_bytes_max: usize,
-    /// Applied records that gather in memory before the engine gets them in one batch; 0: it gets them at once.
+    /// Applied records that gather in memory before the engine gets them in one batch, while as many more gather; 0: it gets
+    /// them at once.
     pub gathered_records_max: usize,
     /// How long a client waits for an answer from the data before he is told that there is none.
     pub request_timeout: Duration,
@@ -281,6 +282,9 @@ pub enum Output {
         /// The data, as it was at one entry.
         checksum: Checksum,
     },
+    /// Give the engine what has gathered above it, off the loop: `settlement.run()`. Then call [`Node::handle_settled`]. One
+    /// at a time.
+    Settle(Settlement),
     /// A peer is to be reached there from now on; without an address, it is a peer no more.
     Peer {
         /// Which.
@@ -391,6 +395,8 @@ pub struct Node<E> {
     sweep_from_ms: u64,
     next_housekeeping: Time,
     next_governing: Time,
+    /// When what settles is next given to an engine that was too busy for it.
+    next_settling: Time,
 
     // The gateway's part.
     pub(crate) gateway: Gateway,
@@ -476,6 +482,7 @@ impl<E: Engine> Node<E> {
             sweep_from_ms: 0,
             next_housekeeping: now.mono,
             next_governing: now.mono,
+            next_settling: now.mono,
             gateway: Gateway::new(now.mono),
             ready: VecDeque::new(),
             later: Vec::new(),
@@ -689,6 +696,9 @@ impl<E: Engine> Node<E> {
             }
             let more = self.groups.values().any(|group| group.serving().is_some() && group.replica.has_open());
             if quiet && self.ready.is_empty() && !more {
+                if now.mono >= self.next_settling {
+                    self.outputs.extend(self.engine.settlement().map(Output::Settle));
+                }
                 return self.refresh_roster();
             }
         }
@@ -771,12 +781,30 @@ impl<E: Engine> Node<E> {
             self.tell_peers();
             self.next_snapshot(now)?;
             self.send_forgets(now)?;
-            self.settle()?;
+            self.engine.settle_soon();
         }
         Ok(())
     }
 
-    /// Gives the engine what it has not been given yet of what is applied, unless it is busy.
+    /// What had gathered was given to the engine, or could not be, as [`Output::Settle`] asked.
+    ///
+    /// # Errors
+    ///
+    /// The engine failed: the node must stop.
+    pub fn handle_settled(&mut self, now: Now, result: Result<(), EngineError>) -> Result<(), NodeError> {
+        self.engine.settled();
+        match result {
+            Ok(()) => self.catch_up(),
+            Err(EngineError::Busy(_)) => {
+                self.next_settling = now.mono + BUSY_RETRY;
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Gives the engine what it has not been given yet of what is applied, unless it is busy. Waits for it: only for a node
+    /// that serves no more.
     ///
     /// # Errors
     ///
@@ -859,6 +887,9 @@ impl<E: Engine> Node<E> {
         }
         if self.is_behind() {
             wait = wait.min(BUSY_RETRY);
+        }
+        if self.next_settling > now.mono {
+            wait = wait.min(self.next_settling.since(now.mono));
         }
         wait.min(DEADLINE_INTERVAL)
     }

@@ -151,6 +151,7 @@ impl Trio {
                 let status = Status::new(Code::Unavailable, Execution::NotExecuted, "nobody calls here");
                 machine.node.handle_reply(self.now, token, Err(status)).unwrap();
             }
+            Output::Settle(settlement) => machine.node.handle_settled(self.now, settlement.run()).unwrap(),
             Output::Peer { .. } => {}
             other => panic!("node {place} wants {other:?}"),
         }

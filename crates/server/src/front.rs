@@ -25,7 +25,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use dstore_net::{Application, ConnectionId, LoopError, Mailbox, Net, TimerId};
-use dstore_node::{Node, NodeError, Output, SessionId, Space};
+use dstore_node::{Node, NodeError, Output, SessionId, Settlement, Space};
 use dstore_resp::encode;
 use dstore_rpc::driver::{self, Rpc, RpcTimer};
 use dstore_rpc::service::Answer;
@@ -54,6 +54,8 @@ pub enum Mail {
     Space(Space, u64),
     /// The engine was flushed, and holds each range at least up to here; or it could not be.
     Flushed(Result<Vec<(RangeId, LogIndex)>, String>),
+    /// What had gathered was given to the engine; or it could not be.
+    Settled(Result<(), EngineError>),
     /// The data of a range was summed up; or it could not be read.
     Summed(RangeId, Result<SpanSum, EngineError>),
     /// Something became of a snapshot.
@@ -135,6 +137,7 @@ pub struct Front {
     decoder_limits: dstore_resp::Limits,
     mailbox: Option<Mailbox<Mail>>,
     flusher: SyncSender<()>,
+    settler: SyncSender<Settlement>,
     /// Bytes logged since the flusher was last asked, and how many are too many.
     unflushed_bytes: usize,
     unflushed_bytes_max: usize,
@@ -143,6 +146,9 @@ pub struct Front {
     replay: Option<Replay>,
     /// The connection of each session, by the session's slot.
     connections: Vec<Option<ConnectionId>>,
+    /// Clients connected, and how many may be.
+    clients: usize,
+    clients_max: usize,
     /// Unsent replies beyond which a session's work rests.
     output_high_bytes: usize,
     /// Connections that were paused because too many writes are on their way.
@@ -181,10 +187,14 @@ pub struct Parts {
     pub founders: Founders,
     /// Bounds on requests.
     pub decoder_limits: dstore_resp::Limits,
+    /// Clients that may be connected at once.
+    pub clients_max: usize,
     /// Unsent replies beyond which a client's requests wait.
     pub output_high_bytes: usize,
     /// Wakes the flusher.
     pub flusher: SyncSender<()>,
+    /// To the settler.
+    pub settler: SyncSender<Settlement>,
     /// What the log had at the start that the data had not.
     pub replay: Replay,
     /// Log bytes after which it is woken.
@@ -206,12 +216,15 @@ impl Front {
             decoder_limits: parts.decoder_limits,
             mailbox: None,
             flusher: parts.flusher,
+            settler: parts.settler,
             // What a restart finds in the log counts too; else a node that is killed again and again finds more each time.
             unflushed_bytes: usize::try_from(parts.replay.bytes()).unwrap_or(usize::MAX),
             unflushed_bytes_max: parts.unflushed_bytes_max,
             flushing: false,
             replay: Some(parts.replay),
             connections: Vec::new(),
+            clients: 0,
+            clients_max: parts.clients_max,
             output_high_bytes: parts.output_high_bytes,
             stalled: Vec::new(),
             local_address: String::new(),
@@ -234,8 +247,10 @@ impl Front {
     /// Why serving ended, if nobody asked for it, and what still uses the engine.
     pub fn into_end(self) -> (Option<Fatal>, Snapshots) {
         let removed = self.was_removed.then_some(Fatal::Removed { cluster: self.identity.cluster });
-        let unsettled = self.node.settle().err().map(Fatal::Node);
-        (self.fatal.or(removed).or(unsettled), self.snapshots)
+        let fatal = self.fatal.or(removed);
+        // After a failure nothing is waited for; the log has it.
+        let unsettled = if fatal.is_none() { self.node.settle().err() } else { None };
+        (fatal.or(unsettled.map(Fatal::Node)), self.snapshots)
     }
 
     /// The way into the loop for threads.
@@ -319,6 +334,11 @@ impl Front {
                     let mailbox = self.mailbox(net);
                     if let Err(error) = store::sum_up(range, checksum, mailbox) {
                         self.fail(net, Fatal::Flush(format!("cannot start a thread: {error}")));
+                    }
+                }
+                Output::Settle(settlement) => {
+                    if self.settler.try_send(settlement).is_err() {
+                        self.fail(net, Fatal::Flush("the settler has ended".to_owned()));
                     }
                 }
                 Output::Peer { node, address } => self.set_peer(net, node, address.as_deref()),
@@ -425,6 +445,7 @@ impl Application for Front {
                 });
             }
             Mail::Snapshot(news) => self.on_snapshot_news(net, news),
+            Mail::Settled(result) => self.drive(net, |node| node.handle_settled(now(), result)),
             Mail::Summed(range, result) => self.drive(net, |node| node.handle_checksum(now(), range, result)),
             Mail::Space(level, free_bytes) => self.drive(net, |node| {
                 node.set_space(now(), level, free_bytes);

@@ -28,7 +28,7 @@ use crate::random;
 use crate::reclaim::Reclaimer;
 use crate::restart::{Phases, Replay};
 use crate::space::{self, Watch, Watcher};
-use crate::store::{self, Flusher, SharedEngine};
+use crate::store::{self, Flusher, Settler, SharedEngine};
 use crate::{complain, end};
 
 /// Unsent replies at which a client is given up, in largest replies: what is under way when the high-water mark is passed
@@ -67,6 +67,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     let (rpc, admission) = open_rpc(config, &founded, &*log)?;
 
     let (wake_flusher, flusher_woken) = sync_channel(1);
+    let (to_settle, settlements) = sync_channel(1);
     let front = Front::new(Parts {
         node,
         log: log.clone(),
@@ -82,8 +83,10 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
             bulk_bytes_max: config.value_bytes_max,
             request_bytes_max: config.request_bytes_max,
         },
+        clients_max: config.clients_max,
         output_high_bytes: config.output_bytes_high_water,
         flusher: wake_flusher,
+        settler: to_settle,
         replay,
         unflushed_bytes_max: config.log_bytes_max / 2,
     });
@@ -101,6 +104,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     }
     let flusher = Flusher::start(engine.clone(), event_loop.mailbox(), flusher_woken)
         .context("cannot start the flusher's thread")?;
+    let settler = Settler::start(event_loop.mailbox(), settlements).context("cannot start the settler's thread")?;
     let reclaimer = Reclaimer::new(engine.clone(), dir.engine_dir(), event_loop.mailbox());
     let watcher = watch_space(config, &dir, log.clone(), reclaimer, event_loop.mailbox())?;
     stop_on_signal(event_loop.mailbox())?;
@@ -116,9 +120,11 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     if let Some(fatal) = fatal {
         end_soon(&fatal);
         snapshots.join();
+        settler.join();
         return Err(fatal.into());
     }
     snapshots.join();
+    settler.join();
     flusher.join();
     // Not needed for what was acknowledged, which the log has; it saves the next start the replay.
     store::flush(&engine).map_err(|error| Fatal::Flush(format!("{error:#}")))?;

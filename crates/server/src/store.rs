@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use dstore_net::Mailbox;
-use dstore_node::{Applied, SYSTEM_RANGE, USER_RANGE};
+use dstore_node::{Applied, SYSTEM_RANGE, Settlement, USER_RANGE};
 use dstore_storage::snapshot::Checksum;
 use dstore_storage::{Engine, LogIndex, RangeId};
 use dstore_storage_rocksdb::RocksEngine;
@@ -44,6 +44,37 @@ impl Flusher {
     pub fn join(self) {
         if self.thread.join().is_err() {
             tracing::error!("the flusher panicked");
+        }
+    }
+}
+
+/// The thread that gives the engine what has gathered above it.
+pub struct Settler {
+    thread: JoinHandle<()>,
+}
+
+impl Settler {
+    /// Starts the thread. It works once for each message of `work`, and reports to `mailbox`.
+    ///
+    /// # Errors
+    ///
+    /// The system has no thread to give.
+    pub fn start(mailbox: Mailbox<Mail>, work: Receiver<Settlement>) -> std::io::Result<Settler> {
+        let work = move || {
+            while let Ok(settlement) = work.recv() {
+                if mailbox.post(Mail::Settled(settlement.run())).is_err() {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("settler".to_owned()).spawn(work)?;
+        Ok(Settler { thread })
+    }
+
+    /// Waits for the thread to end, which it does once nobody can give it work any more.
+    pub fn join(self) {
+        if self.thread.join().is_err() {
+            tracing::error!("the settler panicked");
         }
     }
 }

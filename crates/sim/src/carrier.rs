@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
-use dstore_node::{Now, SNAPSHOT};
+use dstore_node::{Now, SNAPSHOT, Settlement};
 use dstore_rpc::{Code, Execution, NodeId, Status, StreamId as Flow};
 use dstore_storage::snapshot::{Checksum, Export, Install, InstallError, SpanSum};
 use dstore_storage::{EngineError, RangeId, WriteOp};
@@ -49,6 +49,8 @@ pub enum Job {
         /// What goes on top.
         ops: Vec<WriteOp>,
     },
+    /// What has gathered is given to the engine.
+    Settle(Settlement),
     /// The next part of a range's data is summed up.
     Sum {
         /// Which range.
@@ -65,6 +67,7 @@ impl Job {
             Job::Read { .. } => "a chunk is read",
             Job::Take { .. } => "a chunk is taken in",
             Job::Finish { .. } => "a snapshot replaces the data",
+            Job::Settle(_) => "what has gathered settles",
             Job::Sum { .. } => "a part of the data is summed up",
         }
     }
@@ -76,6 +79,7 @@ enum Done {
     Read { flow: Flow, export: Export, result: Result<Option<Bytes>, EngineError> },
     Taken { flow: Flow, install: Install, bytes: usize, result: Result<bool, InstallError> },
     Finished { range: RangeId, result: Result<(), EngineError> },
+    Settled(Result<(), EngineError>),
     Summed { range: RangeId, result: Result<SpanSum, EngineError> },
 }
 
@@ -167,6 +171,11 @@ impl Carrier {
     /// The core wants a snapshot let in.
     pub fn install(&mut self, range: RangeId, install: Install, ops: Vec<WriteOp>) {
         self.jobs.push(Job::Finish { range, install, ops });
+    }
+
+    /// The core wants what has gathered given to the engine.
+    pub fn settle(&mut self, settlement: Settlement) {
+        self.jobs.push(Job::Settle(settlement));
     }
 
     /// The core wants a range's data summed up.
@@ -276,6 +285,7 @@ impl Carrier {
                 };
                 Done::Finished { range, result }
             }
+            Job::Settle(settlement) => Done::Settled(settlement.run()),
             Job::Sum { range, mut checksum } => match checksum.step(self.chunk_bytes) {
                 Ok(None) => return self.jobs.push(Job::Sum { range, checksum }),
                 Ok(Some(sum)) => Done::Summed { range, result: Ok(sum) },
@@ -299,6 +309,7 @@ impl Carrier {
             match done {
                 Done::Read { flow, export, result } => self.read(flow, export, result, around)?,
                 Done::Taken { flow, install, bytes, result } => self.taken(flow, install, (bytes, result), around)?,
+                Done::Settled(result) => around.core.handle_settled(around.now, result)?,
                 Done::Summed { range, result } => around.core.handle_checksum(around.now, range, result)?,
                 Done::Finished { range, result } => around.core.handle_installed(around.now, range, result)?,
             }

@@ -377,6 +377,7 @@ impl Process {
                 self.note(around, format_args!("sums up range {range}"));
                 self.carrier.sum(range, checksum);
             }
+            Output::Settle(settlement) => self.carrier.settle(settlement),
             Output::Pause { session } => self.with_client(session, |client| client.paused = true),
             Output::Resume { session } => self.with_client(session, |client| client.paused = false),
             Output::Write { range, ticket, ops } => {

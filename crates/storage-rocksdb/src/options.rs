@@ -30,10 +30,10 @@ impl Default for RocksOptions {
 const MEMTABLES_MAX: usize = 4;
 
 impl RocksOptions {
-    /// The size of one memtable: all of them may fill at most half the budget. 64 MiB keeps the number of small files down
-    /// where there is memory; 1 MiB still makes progress where there is none.
+    /// The size of one memtable: all of them may fill at most half the budget. 32 MiB keeps the number of small files down
+    /// where there is memory, and what is resident after a burst small; 1 MiB still makes progress where there is none.
     fn memtable_bytes(&self) -> usize {
-        (self.memory_bytes / 2 / MEMTABLES_MAX).clamp(1 << 20, 64 << 20)
+        (self.memory_bytes / 2 / MEMTABLES_MAX).clamp(1 << 20, 32 << 20)
     }
 }
 

@@ -15,6 +15,8 @@ pub enum Answer {
     Bulk(Option<Bytes>),
     /// Several answers, or none.
     Array(Option<Vec<Answer>>),
+    /// RESP3's text with its format: `txt:`, then the text.
+    Verbatim(Bytes),
     /// RESP3's null.
     Null,
     /// RESP3's map: key, value, key, value.
@@ -63,6 +65,13 @@ fn append_raw(from: &mut impl BufRead, raw: &mut Vec<u8>) -> io::Result<()> {
     Ok(())
 }
 
+/// So many bytes, and their line's end.
+fn take(from: &mut &[u8], len: usize) -> Bytes {
+    let bytes = Bytes::copy_from_slice(&from[..len]);
+    *from = &from[len + 2..];
+    bytes
+}
+
 impl Answer {
     /// Reads one answer.
     ///
@@ -94,11 +103,8 @@ impl Answer {
         match line.as_bytes().first().expect("an answer has a type") {
             b'+' | b'-' => Answer::Line(line),
             b':' => Answer::Integer(number()),
-            b'$' => Answer::Bulk(len().map(|len| {
-                let bytes = Bytes::copy_from_slice(&from[..len]);
-                *from = &from[len + 2..];
-                bytes
-            })),
+            b'$' => Answer::Bulk(len().map(|len| take(from, len))),
+            b'=' => Answer::Verbatim(take(from, len().expect("a length"))),
             b'*' => Answer::Array(len().map(|len| (0..len).map(|_| Answer::part(from)).collect())),
             b'~' => Answer::Set((0..number()).map(|_| Answer::part(from)).collect()),
             b'%' => Answer::Map((0..2 * number()).map(|_| Answer::part(from)).collect()),
@@ -163,6 +169,7 @@ impl std::fmt::Debug for Answer {
             Answer::Bulk(None) => f.write_str("nil"),
             Answer::Array(Some(answers)) => answers.fmt(f),
             Answer::Array(None) => f.write_str("nil array"),
+            Answer::Verbatim(bytes) => write!(f, "={:?}", String::from_utf8_lossy(bytes)),
             Answer::Null => f.write_str("null"),
             Answer::Map(answers) => write!(f, "map {answers:?}"),
             Answer::Set(answers) => write!(f, "set {answers:?}"),

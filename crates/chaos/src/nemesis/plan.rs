@@ -188,24 +188,8 @@ fn side(random: &mut Seeded, nodes: usize) -> Vec<usize> {
 fn draw_fault(random: &mut Seeded, kind: Kind, setting: &Setting) -> Box<dyn Fault> {
     let nodes = setting.nodes;
     match kind {
-        Kind::Partition => Box::new(Partition { side: side(random, nodes) }),
-        Kind::Bridge => Box::new(Bridge { bridge: random.choose(nodes), side: side(random, nodes) }),
-        Kind::Isolate => {
-            let (arriving, leaving) = [(true, true), (true, false), (false, true)][random.choose(3)];
-            let for_clients = random.choose(3) == 0;
-            Box::new(Isolate { who: who(random, nodes), arriving, leaving, for_clients })
-        }
-        Kind::Loss => {
-            let permille = [10, 50, 150, 300][random.choose(4)];
-            Box::new(Loss { who: who(random, nodes), permille })
-        }
-        Kind::Flapping => {
-            let every = milliseconds(100 + random.choose(900));
-            Box::new(Flapping { side: side(random, nodes), every, state: None })
-        }
-        Kind::Delay => {
-            let by = milliseconds([5, 30, 100, 400, 2_000][random.choose(5)]);
-            Box::new(Delay { who: who(random, nodes), by })
+        Kind::Partition | Kind::Bridge | Kind::Isolate | Kind::Loss | Kind::Flapping | Kind::Delay => {
+            draw_network_fault(random, kind, nodes)
         }
         Kind::Kill => Box::new(Kill { who: who(random, nodes) }),
         Kind::PowerCut => {
@@ -234,6 +218,31 @@ fn draw_fault(random: &mut Seeded, kind: Kind, setting: &Setting) -> Box<dyn Fau
             let to = (random.choose(2) == 0).then(|| random.choose(nodes));
             Box::new(Transfer { to })
         }
+    }
+}
+
+fn draw_network_fault(random: &mut Seeded, kind: Kind, nodes: usize) -> Box<dyn Fault> {
+    match kind {
+        Kind::Partition => Box::new(Partition { side: side(random, nodes) }),
+        Kind::Bridge => Box::new(Bridge { bridge: random.choose(nodes), side: side(random, nodes) }),
+        Kind::Isolate => {
+            let (arriving, leaving) = [(true, true), (true, false), (false, true)][random.choose(3)];
+            let for_clients = random.choose(3) == 0;
+            Box::new(Isolate { who: who(random, nodes), arriving, leaving, for_clients })
+        }
+        Kind::Loss => {
+            let permille = [10, 50, 150, 300][random.choose(4)];
+            Box::new(Loss { who: who(random, nodes), permille })
+        }
+        Kind::Flapping => {
+            let every = milliseconds(100 + random.choose(900));
+            Box::new(Flapping { side: side(random, nodes), every, state: None })
+        }
+        Kind::Delay => {
+            let by = milliseconds([5, 30, 100, 400, 2_000][random.choose(5)]);
+            Box::new(Delay { who: who(random, nodes), by })
+        }
+        other => unreachable!("{other:?} is no fault of the network"),
     }
 }
 

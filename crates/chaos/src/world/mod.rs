@@ -21,6 +21,7 @@ pub mod watch;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -72,6 +73,8 @@ const COMMAND_MAX: Duration = Duration::from_secs(15);
 const EXIT_DISK: i32 = 3;
 const EXIT_REMOVED: i32 = 4;
 
+const SIGTERM: i32 = 15;
+
 /// What a world is to be like.
 #[derive(Clone, Debug)]
 pub struct Setting {
@@ -102,7 +105,9 @@ struct Node {
     place: Place,
     address: SocketAddr,
     peer: SocketAddr,
-    /// It was told to fail its next sync, and may end for that.
+    /// One of its calls is to fail, whichever process makes it.
+    is_armed: bool,
+    /// Its process may end for that: it was armed when that began, or since.
     may_fail: bool,
     /// Since it was started on an empty directory nothing was heard of it.
     is_joining: bool,
@@ -149,7 +154,16 @@ impl World {
         for (number, (address, peer)) in addresses.iter().zip(&peers).enumerate() {
             let place = Place::make(directory, number, setting.small_disks.contains(&number))?;
             let (address, peer, ended) = (*address, *peer, Instant::now());
-            nodes.push(Node { place, address, peer, process: None, may_fail: false, is_joining: true, ended });
+            nodes.push(Node {
+                place,
+                address,
+                peer,
+                process: None,
+                is_armed: false,
+                may_fail: false,
+                is_joining: true,
+                ended,
+            });
         }
         let mut links = Vec::new();
         if let Some(network) = &network {
@@ -225,7 +239,7 @@ impl World {
         };
         let process = Process::spawn(command, &place.log()).map_err(|error| error.to_string())?;
         let node = &mut self.nodes[node];
-        (node.process, node.may_fail) = (Some(process), false);
+        (node.process, node.may_fail) = (Some(process), node.is_armed);
         Ok(())
     }
 
@@ -291,12 +305,14 @@ impl World {
     pub fn spoil_disk(&mut self, node: usize, fault: Fault) -> Act {
         self.process(node)?;
         let node = &mut self.nodes[node];
-        node.may_fail |= matches!(fault, Fault::SyncFails { .. } | Fault::WriteFails { .. });
+        node.is_armed |= matches!(fault, Fault::SyncFails { .. } | Fault::WriteFails { .. });
+        node.may_fail |= node.is_armed;
         node.place.power().inject(fault).map_err(|error| error.to_string())
     }
 
     /// Ends those faults.
     pub fn mend_disk(&mut self, node: usize) -> Act {
+        self.nodes[node].is_armed = false;
         self.nodes[node].place.power().clear_faults().map_err(|error| error.to_string())
     }
 
@@ -428,6 +444,8 @@ impl World {
         match status.code() {
             Some(EXIT_REMOVED) if is_leaving => self.renew(node),
             Some(0) if was_told => {}
+            // So early in its start that it did not listen to signals yet.
+            None if was_told && status.signal() == Some(SIGTERM) => {}
             // It died of what was done to its disk: nobody knows what that kept.
             Some(EXIT_DISK) if begun.may_fail => {
                 if let Err(error) = self.nodes[node].place.settle(Style::Scattered, 0) {

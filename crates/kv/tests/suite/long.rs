@@ -105,3 +105,24 @@ fn a_deadline_that_only_the_clock_has_passed_needs_time_in_any_portion() {
         assert!(outcome.needs_time, "{:?}", request[0]);
     }
 }
+
+#[test]
+fn a_walk_in_one_go_is_shorter_than_one_in_portions() {
+    let mut store = Store::new(1_000_000);
+    for first in (0..100_001).step_by(1_000) {
+        let pairs = (first..(first + 1_000).min(100_001)).flat_map(|n| [format!("key:{n}"), String::new()]);
+        let request: Vec<Bytes> = ["mset".to_owned()].into_iter().chain(pairs).map(Bytes::from).collect();
+        store.run(&request);
+    }
+    let request = words("keys *x");
+    let at_once = |store: &mut Store, line: &str| {
+        let request = words(line);
+        store.read(resolve(&request).unwrap(), &request).reply
+    };
+    assert_eq!(in_portions(&mut store, &request).0.reply, Reply::Pieces(vec![Bytes::from("*0\r\n")]));
+    assert_eq!(at_once(&mut store, "keys key:77*x"), Reply::Array(Vec::new()), "a corner of them");
+    for line in ["keys *x", "kv.range a z keysonly"] {
+        let Reply::Error(text) = at_once(&mut store, line) else { panic!("{line} walks over too many") };
+        assert!(String::from_utf8_lossy(&text).contains("walk-keys-max"), "{text:?}");
+    }
+}

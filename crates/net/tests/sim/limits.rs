@@ -24,6 +24,23 @@ fn a_flooding_peer_starves_nobody() {
 }
 
 #[test]
+fn a_peer_that_reads_as_fast_as_the_loop_writes_starves_nobody() {
+    let mut bench = Bench::new();
+    bench.world.set_room(64 << 20);
+    let (greedy, much) = bench.dial();
+    let (peer, _) = bench.dial();
+    assert!(bench.net().write_bytes(much, vec![b'x'; 5 << 20].into()));
+    bench.world.send(peer, b"e");
+    bench.turn();
+    assert_eq!(bench.world.received(peer), b"e");
+    let first = bench.world.received(greedy).len();
+    assert!((1..=2 << 20).contains(&first), "{first} bytes in one turn");
+    bench.settle();
+    let all = bench.world.received(greedy).len();
+    assert_eq!(all, 5 << 20, "and the rest in the turns that follow, with no event");
+}
+
+#[test]
 fn the_storm_of_accepts_is_spread_over_turns() {
     let config = LoopConfig { accepts_per_turn_max: 10, ..LoopConfig::default() };
     let mut bench = Bench::with(config, ListenerConfig::default());

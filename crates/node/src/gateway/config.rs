@@ -105,8 +105,10 @@ impl Settings {
 fn percentiles(value: &[u8]) -> Result<Vec<f64>, String> {
     let text = String::from_utf8_lossy(value);
     let numbers: Option<Vec<f64>> = text.split_whitespace().map(|word| word.parse().ok()).collect();
-    let numbers = numbers.filter(|numbers| numbers.iter().all(|number| (0.0..=100.0).contains(number)));
-    numbers.ok_or_else(|| "latency-tracking-info-percentiles parameters should sit between [0.0,100.0]".to_owned())
+    let numbers = numbers.ok_or("Invalid latency-tracking-info-percentiles parameters")?;
+    let sound = numbers.iter().all(|number| (0.0..=100.0).contains(number));
+    let why = "latency-tracking-info-percentiles parameters should sit between [0.0,100.0]";
+    sound.then_some(numbers).ok_or_else(|| why.to_owned())
 }
 
 /// Everything that CONFIG GET knows, in the order of the names.

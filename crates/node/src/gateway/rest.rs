@@ -48,7 +48,11 @@ impl<E: Engine> Node<E> {
             [_, mode] if mode.eq_ignore_ascii_case(b"ALL") => false,
             [_, mode] if mode.eq_ignore_ascii_case(b"WRITE") => true,
             [_, _] => return Err(Reply::error("ERR CLIENT PAUSE mode must be WRITE or ALL")),
-            _ => return Err(Reply::error("ERR syntax error")),
+            _ => {
+                return Err(Reply::error(
+                    "ERR unknown subcommand or wrong number of arguments for 'PAUSE'. Try CLIENT HELP.",
+                ));
+            }
         };
         let until = now.mono + timeout(&args[0])?;
         let old = self.gateway.pause.filter(|pause| pause.until > now.mono);

@@ -245,6 +245,10 @@ impl Cluster {
                 let result = install.finish(&ops).map(|_| ()).map_err(|error| panic!("{error}"));
                 self.machines.get_mut(&id).unwrap().node.handle_installed(now, range, result).unwrap();
             }
+            Output::Settle(settlement) => {
+                let result = settlement.run();
+                self.machines.get_mut(&id).unwrap().node.handle_settled(now, result).unwrap();
+            }
             Output::Checksum { range, mut checksum } => {
                 let sum = loop {
                     if let Some(sum) = checksum.step(1000).unwrap() {

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use bytes::Bytes;
 use dstore_net::{CloseReason, Context, Decoded, Protocol};
 use dstore_node::{ClientAddress, SessionId};
-use dstore_resp::{ProtocolError, ReplySink, RequestDecoder};
+use dstore_resp::{ProtocolError, Reply, ReplySink, RequestDecoder};
 
 use super::Front;
 use crate::clock::now;
@@ -18,6 +18,9 @@ impl Front {
         self.stopping.is_none().then_some(connection)
     }
 }
+
+/// Said to one client more than may be connected, as by Redis.
+const TOO_MANY_CLIENTS: &str = "ERR max number of clients reached";
 
 /// One client's connection.
 pub struct RedisConnection {
@@ -43,6 +46,14 @@ impl Protocol<Front> for RedisConnection {
         }
         front.connections[session.slot()] = Some(cx.id());
         self.session = Some(session);
+        front.clients += 1;
+        if front.clients > front.clients_max {
+            // The loop itself has room for more: peers come in the same way.
+            front.drive(cx.net, |node| {
+                node.refuse(session, Reply::error(TOO_MANY_CLIENTS));
+                Ok(())
+            });
+        }
     }
 
     /// Bytes that are no request become a message too, so that the error is answered behind the replies still owed.
@@ -96,6 +107,7 @@ impl Protocol<Front> for RedisConnection {
 
     fn on_close(&mut self, front: &mut Front, cx: &mut Context<'_, Front>, reason: &CloseReason) {
         if let Some(session) = self.session.take() {
+            front.clients -= 1;
             front.node.disconnect(session);
             front.connections[session.slot()] = None;
         }

@@ -93,7 +93,7 @@ pub trait Cursor {
 
 /// A node's applied data. See the [module](self) for the contract; `Send + Sync`, so that a flush can wait for the disk
 /// on another thread while a loop reads and writes.
-pub trait Engine: Reader + Send + Sync {
+pub trait Engine: Reader + Send + Sync + 'static {
     /// Applies `ops` in order, all or nothing. Visible to every later read; durable only after a flush.
     ///
     /// # Errors

@@ -53,11 +53,11 @@ pub struct SegmentOptions {
 pub const SEGMENT_BYTES_MIN: u32 = 32 << 10;
 
 impl SegmentOptions {
-    /// Segments of 64 MiB, so that beginning one is rare and losing one's worth of room to a slow range is bearable; and
-    /// as much memory for recent entries and for what waits.
+    /// Segments of 64 MiB, so that beginning one is rare and losing one's worth of room to a slow range is bearable; as
+    /// much memory for what waits; and little for recent entries, of which consensus keeps its own.
     #[must_use]
     pub fn new(salt: u64) -> SegmentOptions {
-        SegmentOptions { segment_bytes: 64 << 20, cache_bytes_max: 64 << 20, backlog_bytes_max: 64 << 20, salt }
+        SegmentOptions { segment_bytes: 64 << 20, cache_bytes_max: 8 << 20, backlog_bytes_max: 64 << 20, salt }
     }
 }
 
