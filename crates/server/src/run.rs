@@ -90,8 +90,8 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         replay,
         unflushed_bytes_max: config.log_bytes_max / 2,
     });
-    let connections_max =
-        config.clients_max + PEERS.max(2 * founded.founders.len()) * CONNECTIONS_PER_PEER + WATCHERS_MAX;
+    let peers_max = PEERS.max(2 * founded.founders.len());
+    let connections_max = config.clients_max + peers_max * CONNECTIONS_PER_PEER + WATCHERS_MAX;
     let loop_config = LoopConfig { connections_max, ..LoopConfig::default() };
     let mut event_loop = EventLoop::new(loop_config, front).context("cannot make the event loop")?;
     if let Some(address) = founded.peer_listen {
@@ -115,14 +115,14 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     if let Some(Fatal::Removed { cluster }) = fatal {
         founding::note_removed(&mut dir, cluster)?;
     }
-    if let Some(fatal) = fatal {
-        end_soon(&fatal);
-        snapshots.join();
-        settler.join();
-        return Err(fatal.into());
+    if let Some(fatal) = &fatal {
+        end_soon(fatal);
     }
     snapshots.join();
     settler.join();
+    if let Some(fatal) = fatal {
+        return Err(fatal.into());
+    }
     flusher.join();
     // Not needed for what was acknowledged, which the log has; it saves the next start the replay.
     store::flush(&engine).map_err(|error| Fatal::Flush(format!("{error:#}")))?;
