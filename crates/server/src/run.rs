@@ -90,10 +90,8 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
         replay,
         unflushed_bytes_max: config.log_bytes_max / 2,
     });
-    let peers_max = PEERS.max(2 * founded.founders.len());
-    let connections_max = config.clients_max + peers_max * CONNECTIONS_PER_PEER + WATCHERS_MAX;
-    let loop_config = LoopConfig { connections_max, ..LoopConfig::default() };
-    let mut event_loop = EventLoop::new(loop_config, front).context("cannot make the event loop")?;
+    let room = room_for(config, founded.founders.len());
+    let mut event_loop = EventLoop::new(room, front).context("cannot make the event loop")?;
     if let Some(address) = founded.peer_listen {
         dstore_rpc::driver::listen(event_loop.net(), &Address::Tcp(address))
             .with_context(|| format!("cannot listen for peers on {address}"))?;
@@ -128,6 +126,13 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     store::flush(&engine).map_err(|error| Fatal::Flush(format!("{error:#}")))?;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// A loop with room for all clients and peers, and for those who watch.
+fn room_for(config: &Config, founders: usize) -> LoopConfig {
+    let peers_max = PEERS.max(2 * founders);
+    let connections_max = config.clients_max + peers_max * CONNECTIONS_PER_PEER + WATCHERS_MAX;
+    LoopConfig { connections_max, ..LoopConfig::default() }
 }
 
 /// Ends the process even if what is left of it waits for a disk that does not answer any more.
