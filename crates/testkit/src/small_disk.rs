@@ -6,9 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
+use rustix::io::Errno;
 
 /// A file of the test's own, which takes up room.
 const FILLER: &str = "FILLER";
+
+/// How often a disk is filled anew because others took room meanwhile.
+const ATTEMPTS: usize = 100;
 
 /// A filesystem in memory, mounted at a directory. It is taken away when dropped, even from a process that still uses it.
 #[derive(Debug)]
@@ -50,12 +54,19 @@ impl SmallDisk {
     /// There is not so much room.
     pub fn fill_but(&self, left: u64) -> io::Result<()> {
         let filler = File::options().create(true).append(true).open(self.at.join(FILLER))?;
-        let length = filler.metadata()?.len();
-        let more = self.free_bytes()?.saturating_sub(left);
-        if more > 0 {
-            fallocate(&filler, FallocateFlags::empty(), length, more)?;
+        for _ in 0..ATTEMPTS {
+            let length = filler.metadata()?.len();
+            let more = self.free_bytes()?.saturating_sub(left);
+            if more == 0 {
+                return Ok(());
+            }
+            match fallocate(&filler, FallocateFlags::empty(), length, more) {
+                // Others took room since it was measured, which takes some of what is to be filled.
+                Err(Errno::NOSPC) => {}
+                done => return done.map_err(io::Error::from),
+            }
         }
-        Ok(())
+        Err(Errno::NOSPC.into())
     }
 
     /// Gives the room back.

@@ -104,6 +104,8 @@ impl Place {
     /// Something was written that the library did not see: then the run proves nothing.
     pub fn settle(&mut self, style: Style, seed: u64) -> Result<()> {
         if std::mem::take(&mut self.is_unsettled) {
+            // What the cut leaves needs room to be written, and nobody runs who could tell.
+            let _ = self.empty(); // unless it is not full
             self.power.cut(style, seed)?;
         }
         Ok(())
