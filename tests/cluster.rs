@@ -11,7 +11,7 @@
 #![allow(clippy::unwrap_used)] // helpers of tests fail by panicking, as tests do
 
 use std::process::Command;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dstore_e2e::counter::Counters;
@@ -23,21 +23,10 @@ use dstore_testkit::client::Reply;
 use dstore_testkit::cluster::{Cluster, Plan, write_secret};
 use dstore_testkit::namespaces::{Cut, Network};
 use dstore_testkit::powerloss::{Choose, Seeded, Style};
-use dstore_testkit::process::{Dstore, PATIENCE, Refused, run};
+use dstore_testkit::process::{Dstore, PATIENCE, Refused, SMALL, alone, run};
 
-/// Files so small that a test's writes fill several of them.
-const SMALL: [&str; 10] = [
-    "--value-bytes-max",
-    "1MiB",
-    "--log-segment-bytes",
-    "10MiB",
-    "--log-bytes-max",
-    "4MiB",
-    "--memory-bytes-max",
-    "64MiB",
-    "--ballast-bytes",
-    "2MiB",
-];
+/// A small ballast: a power cut compares every file with its journal.
+const BALLAST: [&str; 2] = ["--ballast-bytes", "2MiB"];
 
 /// Far beyond what an election takes: a cluster that needs longer is broken.
 const GAP_MAX: Duration = Duration::from_secs(20);
@@ -45,14 +34,8 @@ const GAP_MAX: Duration = Duration::from_secs(20);
 /// How long a leader is paused or cut off: longer than a command may wait for one, 5 seconds.
 const CUT_LASTS: Duration = Duration::from_secs(10);
 
-/// Clusters are tested one at a time: each has the machine to itself.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 fn plan(name: &str) -> Plan {
-    Plan::new(name).flags(&SMALL)
+    Plan::new(name).flags(&SMALL).flags(&BALLAST)
 }
 
 /// One command through one node, over a connection of its own.
@@ -391,7 +374,7 @@ fn a_directory_from_elsewhere_is_refused() {
     std::fs::remove_dir_all(cluster.data(node)).unwrap();
 
     // That of a node that was a cluster by itself.
-    let alone = Dstore::on(cluster.data(node)).flags(&SMALL).start(foreign.scratch()).unwrap();
+    let alone = Dstore::on(cluster.data(node)).flags(&SMALL).flags(&BALLAST).start(foreign.scratch()).unwrap();
     assert_eq!(alone.stop().code(), Some(0));
     println!("a single node's: {}", refused(&cluster, node));
     std::fs::remove_dir_all(cluster.data(node)).unwrap();

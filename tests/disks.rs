@@ -9,7 +9,6 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dstore_e2e::recorder::Recorder;
@@ -17,20 +16,9 @@ use dstore_e2e::seed;
 use dstore_testkit::client::{Client, Reply};
 use dstore_testkit::cluster::{Cluster, Plan};
 use dstore_testkit::powerloss::Fault;
-use dstore_testkit::process::{Dstore, PATIENCE};
+use dstore_testkit::process::{Dstore, PATIENCE, SMALL, alone};
 use dstore_testkit::scratch::Scratch;
 use dstore_testkit::small_disk::SmallDisk;
-
-const SMALL: [&str; 8] = [
-    "--value-bytes-max",
-    "1MiB",
-    "--log-segment-bytes",
-    "10MiB",
-    "--log-bytes-max",
-    "4MiB",
-    "--memory-bytes-max",
-    "64MiB",
-];
 
 /// Marks for a disk of [`DISK_BYTES`].
 const MARKS: [&str; 4] = ["--free-bytes-floor", "112MiB", "--ballast-bytes", "8MiB"];
@@ -42,12 +30,6 @@ const LEFT_BYTES: u64 = 2 << 20;
 const STALL: Duration = Duration::from_secs(3);
 /// What a stall may cost, on a machine that is otherwise idle.
 const GAP_MAX: Duration = Duration::from_millis(500);
-
-/// Disks are tested one at a time: each has the machine to itself.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn times_count() -> bool {
     std::env::var_os("DISK_TIMES").is_some()

@@ -10,7 +10,6 @@
 #![allow(clippy::unwrap_used)] // helpers of tests fail by panicking, as tests do
 
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dstore_e2e::retrier::Retriers;
@@ -18,28 +17,10 @@ use dstore_e2e::seed;
 use dstore_testkit::client::{Reply, pack};
 use dstore_testkit::cluster::{Cluster, Plan};
 use dstore_testkit::powerloss::{Choose, Seeded, Style};
-use dstore_testkit::process::{PATIENCE, dstore_program, run};
-
-/// Files so small that a test's writes fill several of them.
-const SMALL: [&str; 8] = [
-    "--value-bytes-max",
-    "1MiB",
-    "--log-segment-bytes",
-    "10MiB",
-    "--log-bytes-max",
-    "4MiB",
-    "--memory-bytes-max",
-    "64MiB",
-];
+use dstore_testkit::process::{PATIENCE, SMALL, alone, dstore_program, run};
 
 /// Bytes of one value that fills a node.
 const VALUE_BYTES: usize = 16 << 10;
-
-/// Clusters are tested one at a time: each has the machine to itself.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn plan(name: &str) -> Plan {
     Plan::new(name).flags(&SMALL)

@@ -5,17 +5,12 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)] // helpers of tests fail by panicking, as tests do
 
 use std::sync::atomic::AtomicBool;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dstore_chaos::report::Report;
 use dstore_chaos::run::{Options, run};
-
-/// Clusters are tested one at a time: each has the machine to itself.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use dstore_testkit::process::alone;
 
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))

@@ -9,6 +9,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,6 +19,24 @@ use crate::scratch::{Scratch, profile_directory};
 
 /// How long a process may take for something that takes seconds at most, on the slowest of machines.
 pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Flags of a node whose files are so small that a test's writes fill several of them.
+pub const SMALL: [&str; 8] = [
+    "--value-bytes-max",
+    "1MiB",
+    "--log-segment-bytes",
+    "10MiB",
+    "--log-bytes-max",
+    "4MiB",
+    "--memory-bytes-max",
+    "64MiB",
+];
+
+/// Held by a test that wants the machine to itself: the others of the same program wait.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A running server. Dropping it kills it.
 #[derive(Debug)]

@@ -31,7 +31,7 @@ use anyhow::{Context as _, Result};
 use dstore_testkit::namespaces::{Drops, Network};
 use dstore_testkit::ports::free_ports;
 use dstore_testkit::powerloss::{Fault, Style};
-use dstore_testkit::process::dstore_program;
+use dstore_testkit::process::{SMALL, dstore_program};
 
 use place::Place;
 use process::Process;
@@ -42,17 +42,8 @@ use watch::Watch;
 const CLIENT_PORT: u16 = 7_000;
 const PEER_PORT: u16 = 7_100;
 
-/// How every node is started: with files so small that a run fills several, marks for a small disk, and a request
-/// timeout that a client outwaits.
-const FLAGS: [&str; 16] = [
-    "--value-bytes-max",
-    "1MiB",
-    "--log-segment-bytes",
-    "10MiB",
-    "--log-bytes-max",
-    "4MiB",
-    "--memory-bytes-max",
-    "64MiB",
+/// How every node is started beside [`SMALL`]: with marks for a small disk, and a request timeout that a client outwaits.
+const FLAGS: [&str; 8] = [
     "--free-bytes-floor",
     "112MiB",
     "--ballast-bytes",
@@ -227,7 +218,7 @@ impl World {
             self.blamed.push(format!("node {node}: {error}"));
         }
         let mut dstore = Command::new(dstore_program());
-        dstore.arg("start").arg("--data-dir").arg(self.nodes[node].place.data()).args(FLAGS);
+        dstore.arg("start").arg("--data-dir").arg(self.nodes[node].place.data()).args(SMALL).args(FLAGS);
         dstore.args(["--listen", &self.nodes[node].address.to_string(), "--peer-listen", &peer_listen]);
         dstore.args(&entry).arg("--cluster-secret-file").arg(&self.secret);
         dstore.args(["--voters-max", &self.voters.to_string()]);
