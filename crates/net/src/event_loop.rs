@@ -2,7 +2,8 @@
 //!
 //! A turn: wait for events; deliver mail; serve ready listeners and connections, then those that have work without an
 //! event (a budget used up, a pause taken back); fire due timers; `end_of_turn`; send what was written; bury the dead.
-//! What happens to one connection is in [`crate::driver`].
+//! When the application has had enough for one turn, the ready connections that are left are served in the next, which does
+//! not wait. What happens to one connection is in [`crate::driver`].
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ use crate::sys::{Poller, Readiness};
 pub struct EventLoop<A: Application> {
     driver: Driver<A>,
     events: Vec<Readiness>,
+    /// The first of them that was not served yet.
+    next_event: usize,
     mail: Vec<A::Mail>,
     serving: Vec<ConnectionId>,
     started: bool,
@@ -40,6 +43,7 @@ impl<A: Application> EventLoop<A> {
         EventLoop {
             driver: Driver { app, net },
             events: Vec::new(),
+            next_event: 0,
             mail: Vec::new(),
             serving: Vec::new(),
             started: false,
@@ -65,7 +69,11 @@ impl<A: Application> EventLoop<A> {
 
     /// Whether the next turn has something to do even if no event, mail or timer comes. For those who turn the loop by hand.
     pub fn has_work(&self) -> bool {
-        self.driver.net.has_work()
+        self.has_events() || self.driver.net.has_work()
+    }
+
+    fn has_events(&self) -> bool {
+        self.next_event < self.events.len()
     }
 
     /// Runs until [`Net::stop`] (or [`Mailbox::stop`]) has been carried out, and hands the application back.
@@ -93,13 +101,21 @@ impl<A: Application> EventLoop<A> {
             self.driver.guard_app(|app, net| app.on_start(net));
             self.driver.settle()?;
         }
-        self.wait(wait)?;
+        if self.has_events() {
+            self.driver.net.tick();
+        } else {
+            self.wait(wait)?;
+        }
         self.deliver_mail();
         // What is put off from here on is for the next turn, or one busy connection would get two helpings of this one.
         std::mem::swap(&mut self.serving, &mut self.driver.net.scheduled);
         let listeners = std::mem::take(&mut self.driver.net.pending_listeners);
         self.serve_events()?;
-        self.serve_put_off(listeners)?;
+        if self.has_events() {
+            self.put_off_again(listeners);
+        } else {
+            self.serve_put_off(listeners)?;
+        }
         self.fire_timers()?;
         self.driver.guard_app(|app, net| app.end_of_turn(net));
         self.driver.flush_dirty();
@@ -123,6 +139,7 @@ impl<A: Application> EventLoop<A> {
             until.into_iter().chain(wait).min()
         };
         self.events.clear();
+        self.next_event = 0;
         net.poller.poll(&mut self.events, timeout)?;
         net.tick();
         Ok(())
@@ -146,9 +163,10 @@ impl<A: Application> EventLoop<A> {
         self.mail = mail;
     }
 
+    /// Serves what is ready until the application has had enough.
     fn serve_events(&mut self) -> Result<(), LoopError> {
-        for index in 0..self.events.len() {
-            let event = self.events[index];
+        while let Some(&event) = self.events.get(self.next_event) {
+            self.next_event += 1;
             let id = ConnectionId::from_token(event.token);
             if id.generation == 0 {
                 self.driver.accept(ListenerId(id.index));
@@ -156,8 +174,19 @@ impl<A: Application> EventLoop<A> {
                 self.driver.on_readiness(id, event);
             }
             self.driver.settle()?;
+            if self.driver.app.turn_is_full() {
+                break;
+            }
         }
         Ok(())
+    }
+
+    /// Ready connections are served before those that had a helping already.
+    fn put_off_again(&mut self, mut listeners: BTreeSet<ListenerId>) {
+        let net = &mut self.driver.net;
+        std::mem::swap(&mut self.serving, &mut net.scheduled);
+        net.scheduled.append(&mut self.serving);
+        net.pending_listeners.append(&mut listeners);
     }
 
     /// Those that have work although no event tells so.

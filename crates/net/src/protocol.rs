@@ -38,6 +38,13 @@ pub trait Application: Sized + 'static {
         let _ = (net, id, timer);
     }
 
+    /// Whether so much came together in this turn that it should end: the connections that are ready and were not served yet
+    /// have the next one, which follows at once. Asked after each of them. An application that hands work on in
+    /// [`Application::end_of_turn`] keeps others busy that way while it goes on.
+    fn turn_is_full(&self) -> bool {
+        false
+    }
+
     /// Once per turn, after mail, every ready connection and the due timers were handled, and before the loop waits again.
     /// What is written here leaves in the same turn.
     fn end_of_turn(&mut self, net: &mut Net<Self>) {

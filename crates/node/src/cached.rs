@@ -9,7 +9,8 @@
 //!
 //! ```text
 //!  apply ──> gathered ──full──> settling ──Settlement::run──> engine
-//!  read  ──> gathered ────────> settling ──────> cache ─────> engine
+//!    └─────> cache, where it has the key
+//!  read  ──> cache ──> gathered ──> settling ──> engine
 //! ```
 //!
 //! Nothing is lost by that: the engine forgets what it has not flushed anyway when the power fails, and the log
@@ -18,8 +19,8 @@
 //! Everything this node reads and writes of its engine goes through here, and sees what has gathered. Who looks past it
 //! (a flush, what a power loss would leave) finds an earlier state.
 //!
-//! Invariants: a record that gathers is newer than one that settles, and that is newer than the engine's and the cache's, or
-//! the same; without them the cache never differs from the engine. The engine gets effects in the order in which they were
+//! Invariants: a record that gathers is newer than one that settles, and that is newer than the engine's, or the same. What
+//! the cache has of a key is the newest of them. The engine gets effects in the order in which they were
 //! applied: nothing is written past what settles. A write that is refused changes nothing.
 
 use std::ops::Range;
@@ -44,9 +45,6 @@ const ENTRY_BYTES_TYPICAL: u64 = 256;
 
 /// Bytes that may gather, and as many that may settle.
 const GATHERED_BYTES_MAX: usize = 2 << 20;
-
-/// Records of the cache that are brought up to date while the loop has to wait to read it.
-const NOTED_AT_ONCE: usize = 16;
 
 /// An engine and a cache. See the [module](self).
 pub(crate) struct Cached<E> {
@@ -131,10 +129,6 @@ impl<E: Engine> Shared<E> {
         }
         let batch = settling.ops();
         self.engine.write(&batch)?;
-        for some in batch.chunks(NOTED_AT_ONCE) {
-            let mut state = lock(&self.state);
-            some.iter().for_each(|op| note(&mut state.records, op));
-        }
         let settled = std::mem::take(&mut lock(&self.state).settling);
         // Their memory is freed here, and not on the loop.
         drop((batch, settling, settled));
@@ -204,8 +198,12 @@ impl<E: Engine> Cached<E> {
     /// Takes operations that there is room for, all of them visible at once. None of them is on a range of keys.
     pub(crate) fn gather(&self, ops: impl Iterator<Item = WriteOp>) {
         let mut state = self.state();
-        let gathered = Arc::make_mut(&mut state.gathered);
-        ops.for_each(|op| gathered.add(op));
+        let State { records, gathered, .. } = &mut *state;
+        let gathered = Arc::make_mut(gathered);
+        for op in ops {
+            note(records, &op);
+            gathered.add(op);
+        }
     }
 
     /// What has gathered shall settle, if what gathered before has.
@@ -297,8 +295,8 @@ impl<E: Engine> Reader for Cached<E> {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
         {
             let state = self.state();
-            let newer = state.gathered.get(key).or_else(|| state.settling.get(key));
-            if let Some(known) = newer.or_else(|| state.records.get(key)) {
+            let known = state.records.get(key).or_else(|| state.gathered.get(key));
+            if let Some(known) = known.or_else(|| state.settling.get(key)) {
                 return Ok(known.clone());
             }
         }

@@ -2,18 +2,19 @@
 //! with them on top.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use dstore_storage::{Cursor, Direction, EngineError, Reader, WriteOp};
 
+use crate::keyed::{Bounds, Keyed};
+
 /// The newest effect on each key.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Gathered {
     /// `None`: deleted.
-    records: BTreeMap<Bytes, Option<Bytes>>,
+    records: Keyed<Option<Bytes>>,
     /// Bytes of all that was added, what was replaced since included.
     bytes: usize,
 }
@@ -42,7 +43,7 @@ impl Gathered {
             WriteOp::DeleteRange { .. } => panic!("what is removed by range goes to the engine at once"),
         };
         self.bytes += key.len() + value.as_ref().map_or(0, Bytes::len);
-        self.records.insert(key, value);
+        *self.records.get_or_insert(&key, None) = value;
     }
 
     /// All of it, in the order of the keys.
@@ -51,35 +52,31 @@ impl Gathered {
             Some(value) => WriteOp::Put { key: key.clone(), value },
             None => WriteOp::Delete { key: key.clone() },
         };
-        self.records.iter().map(op).collect()
+        self.records.sorted().into_iter().map(op).collect()
     }
 
     /// Forgets all others.
     pub(crate) fn retain(&mut self, keeps: impl Fn(&[u8]) -> bool) {
-        self.records.retain(|key, _| keeps(key));
+        self.records.retain(keeps);
     }
 
     /// Forgets what an operation replaces that has reached the engine by another way.
     pub(crate) fn forget(&mut self, op: &WriteOp) {
         match op {
             WriteOp::Put { key, .. } | WriteOp::Delete { key } => drop(self.records.remove(key)),
-            WriteOp::DeleteRange { start, end } => self.records.retain(|key, _| key < start || key >= end),
+            WriteOp::DeleteRange { start, end } => self.records.retain(|key| key < &start[..] || key >= &end[..]),
         }
     }
 
     /// Whether there is anything in a range of keys.
     pub(crate) fn has_any_in(&self, range: &Range<&[u8]>) -> bool {
         let bounds = (Bound::Included(range.start), Bound::Excluded(range.end));
-        range.start < range.end && self.records.range::<[u8], _>(bounds).next().is_some()
+        range.start < range.end && self.nearest(bounds, Direction::Forward).is_some()
     }
 
     /// The nearest effect within these bounds: the first of them, or the last for a scan backwards.
-    fn nearest(&self, bounds: (Bound<&[u8]>, Bound<&[u8]>), direction: Direction) -> Option<(&Bytes, &Option<Bytes>)> {
-        let mut records = self.records.range::<[u8], _>(bounds);
-        match direction {
-            Direction::Forward => records.next(),
-            Direction::Backward => records.next_back(),
-        }
+    fn nearest(&self, bounds: Bounds<'_>, direction: Direction) -> Option<(&Bytes, &Option<Bytes>)> {
+        self.records.nearest(bounds, direction)
     }
 }
 

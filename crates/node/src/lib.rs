@@ -50,6 +50,7 @@ mod entry;
 mod gateway;
 mod gathered;
 mod group;
+mod keyed;
 mod long_reads;
 #[cfg(feature = "marks")]
 pub mod marks;

@@ -86,7 +86,7 @@ impl Default for NodeLimits {
             entry_bytes_max: 68 << 20,
             inflight_bytes_max: 64 << 20,
             cache_bytes_max: 16 << 20,
-            gathered_records_max: 2048,
+            gathered_records_max: 16_384,
             request_timeout: Duration::from_secs(5),
             election_timeout: Duration::from_millis(700),
             heartbeat_interval: Duration::from_millis(70),

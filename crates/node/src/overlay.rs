@@ -3,18 +3,16 @@
 //! Commands are evaluated over the engine *and* the overlay, so that a command sees the ones logged before it although
 //! none of them is on disk yet. Once an entry is applied, its effects are in the engine and leave the overlay.
 
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::ops::Bound;
-
 use bytes::Bytes;
-use dstore_storage::{LogIndex, WriteOp};
+use dstore_storage::{Direction, LogIndex, WriteOp};
+
+use crate::keyed::{Bounds, Keyed};
 
 /// Effects on top of an engine, newest per key.
 #[derive(Debug, Default)]
 pub(crate) struct Overlay {
     /// Newest effect on each key. Always newer than every tombstone in `ranges` that covers the key.
-    keys: BTreeMap<Bytes, Slot>,
+    keys: Keyed<Slot>,
     /// Ranges that were deleted: nothing of the engine shows through.
     ranges: Vec<Tombstone>,
 }
@@ -68,15 +66,9 @@ impl Overlay {
         self.ranges.iter().any(|range| range.start <= key && key < &range.end[..])
     }
 
-    /// The first effect on a key in `start..end`.
-    pub(crate) fn first_in(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Option<(&Bytes, Option<&Bytes>)> {
-        let (key, slot) = self.keys.range::<[u8], _>((start, end)).next()?;
-        Some((key, slot.value.as_ref()))
-    }
-
-    /// The last effect on a key in `start..end`.
-    pub(crate) fn last_in(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Option<(&Bytes, Option<&Bytes>)> {
-        let (key, slot) = self.keys.range::<[u8], _>((start, end)).next_back()?;
+    /// The first effect on a key within these bounds, or the last for a scan backwards.
+    pub(crate) fn nearest(&self, bounds: Bounds<'_>, direction: Direction) -> Option<(&Bytes, Option<&Bytes>)> {
+        let (key, slot) = self.keys.nearest(bounds, direction)?;
         Some((key, slot.value.as_ref()))
     }
 
@@ -87,15 +79,12 @@ impl Overlay {
             WriteOp::Put { key, value } => (key, Some(value.clone())),
             WriteOp::Delete { key } => (key, None),
             WriteOp::DeleteRange { start, end } => {
-                let inside: Vec<Bytes> = self.keys.range::<Bytes, _>(start..end).map(|(key, _)| key.clone()).collect();
-                for key in inside {
-                    self.keys.remove(&key);
-                }
+                self.keys.retain(|key| key < &start[..] || key >= &end[..]);
                 self.ranges.push(Tombstone { start: start.clone(), end: end.clone(), index });
                 return None;
             }
         };
-        let slot = self.keys.entry(key.clone()).or_insert(Slot { value: None, index, position });
+        let slot = self.keys.get_or_insert(key, Slot { value: None, index, position });
         slot.value = value;
         if slot.index != index {
             (slot.index, slot.position) = (index, position);
@@ -116,10 +105,8 @@ impl Overlay {
         for op in ops {
             match op {
                 WriteOp::Put { key, .. } | WriteOp::Delete { key } => {
-                    if let Entry::Occupied(slot) = self.keys.entry(key.clone())
-                        && slot.get().index == index
-                    {
-                        slot.remove();
+                    if self.keys.get(key).is_some_and(|slot| slot.index == index) {
+                        self.keys.remove(key);
                     }
                 }
                 WriteOp::DeleteRange { .. } => self.ranges.retain(|range| range.index != index),

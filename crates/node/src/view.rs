@@ -74,10 +74,7 @@ struct Above<'a> {
 
 impl<'a> Above<'a> {
     fn next(&mut self) -> Option<(&'a Bytes, Option<&'a Bytes>)> {
-        let next = match self.direction {
-            Direction::Forward => self.overlay.first_in(self.start, self.end),
-            Direction::Backward => self.overlay.last_in(self.start, self.end),
-        }?;
+        let next = self.overlay.nearest((self.start, self.end), self.direction)?;
         match self.direction {
             Direction::Forward => self.start = Bound::Excluded(next.0),
             Direction::Backward => self.end = Bound::Excluded(next.0),

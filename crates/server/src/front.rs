@@ -124,6 +124,11 @@ impl Fatal {
 /// Rounds of work that lead to more work within one turn of the loop. What is then left comes in the next, at once.
 const ROUNDS_MAX: usize = 16;
 
+/// Requests of clients that end a turn: so many go to the log while the next come in, and their replies to the clients while
+/// others are still at work. More at once would be a little less work each, and the loop, the disk and the clients would
+/// wait for each other.
+const REQUESTS_A_TURN: usize = 256;
+
 /// The application of the loop: the node's core and the ways out of it.
 pub struct Front {
     node: Node<SharedEngine>,
@@ -149,6 +154,8 @@ pub struct Front {
     /// Clients connected, and how many may be.
     clients: usize,
     clients_max: usize,
+    /// Requests that came in this turn.
+    requests: usize,
     /// Unsent replies beyond which a session's work rests.
     output_high_bytes: usize,
     /// Connections that were paused because too many writes are on their way.
@@ -224,6 +231,7 @@ impl Front {
             replay: Some(parts.replay),
             connections: Vec::new(),
             clients: 0,
+            requests: 0,
             clients_max: parts.clients_max,
             output_high_bytes: parts.output_high_bytes,
             stalled: Vec::new(),
@@ -465,7 +473,12 @@ impl Application for Front {
         }
     }
 
+    fn turn_is_full(&self) -> bool {
+        self.requests >= REQUESTS_A_TURN
+    }
+
     fn end_of_turn(&mut self, net: &mut Net<Self>) {
+        self.requests = 0;
         for _ in 0..ROUNDS_MAX {
             if self.pending && self.fatal.is_none() {
                 self.pending = false;

@@ -34,6 +34,9 @@ pub(crate) struct Book {
     /// Bytes that `on_output_low` still has to produce.
     pub(crate) supply: usize,
     pub(crate) peers: BTreeMap<ConnectionId, Address>,
+    /// Messages that are enough for one turn, and how many this one had.
+    pub(crate) enough: Option<usize>,
+    pub(crate) messages: usize,
 }
 
 impl Application for Book {
@@ -46,6 +49,14 @@ impl Application for Book {
 
     fn on_timer(&mut self, _: &mut Net<Self>, _: TimerId, timer: u32) {
         self.fired.push(timer);
+    }
+
+    fn turn_is_full(&self) -> bool {
+        self.enough.is_some_and(|enough| self.messages >= enough)
+    }
+
+    fn end_of_turn(&mut self, _: &mut Net<Self>) {
+        self.messages = 0;
     }
 
     fn on_panic(&mut self, _: &mut Net<Self>, _: &PanicReport) {
@@ -86,6 +97,7 @@ impl Protocol<Book> for Script {
 
     fn process(&mut self, app: &mut Book, cx: &mut Context<'_, Book>, message: &[u8]) {
         self.hear(app, cx, Heard::Message(message[0]));
+        app.messages += 1;
         match message[0] {
             b'e' | b'L' => drop(cx.write(message)),
             b'w' => drop(cx.write(&[b'W'; 100])),

@@ -41,6 +41,29 @@ fn a_peer_that_reads_as_fast_as_the_loop_writes_starves_nobody() {
 }
 
 #[test]
+fn who_is_left_of_a_full_turn_comes_before_those_who_had_it() {
+    let config = LoopConfig { read_bytes_per_turn_max: 10, ..LoopConfig::default() };
+    let mut bench = Bench::with(config, ListenerConfig::default());
+    let (flood, loud) = bench.dial();
+    let quiet: Vec<_> = (0..5).map(|_| bench.dial()).collect();
+    bench.world.send(flood, &[b'x'; 100]);
+    quiet.iter().for_each(|(peer, _)| bench.world.send(*peer, b"e"));
+    bench.event_loop.app().enough = Some(2);
+    let mut served = Vec::new();
+    while served.len() < 15 {
+        assert!(bench.event_loop.has_work() || served.is_empty(), "it does not wait for an event");
+        bench.turn();
+        served.extend(std::mem::take(&mut bench.event_loop.app().heard).into_iter().map(|(id, _)| id));
+    }
+    assert_eq!(served[..10], [loud; 10], "what the first turn read fills it");
+    let ids: Vec<_> = quiet.iter().map(|(_, id)| *id).collect();
+    assert_eq!(served[10..15], ids, "then two at a time");
+    assert_eq!(bench.world.received(quiet[0].0), b"e");
+    bench.event_loop.net().stop(Duration::ZERO);
+    while bench.turn() {}
+}
+
+#[test]
 fn the_storm_of_accepts_is_spread_over_turns() {
     let config = LoopConfig { accepts_per_turn_max: 10, ..LoopConfig::default() };
     let mut bench = Bench::with(config, ListenerConfig::default());

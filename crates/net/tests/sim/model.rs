@@ -126,6 +126,7 @@ impl Run {
         let listener = ListenerConfig { connection: config.clone(), ..ListenerConfig::default() };
         let mut bench = Bench::with(loop_config, listener);
         bench.event_loop.app().stays_open = random.one_in(3);
+        bench.event_loop.app().enough = [None, Some(1), Some(5)][random.below(3)];
         bench.world.disturb(Some(random.next()));
         bench.world.set_room([0, 1, 50, usize::MAX][random.below(4)]);
         Run {

@@ -74,6 +74,7 @@ impl Protocol<Front> for RedisConnection {
 
     fn process(&mut self, front: &mut Front, cx: &mut Context<'_, Front>, request: Request) {
         let Some(session) = self.session else { return };
+        front.requests += 1;
         front.drive(cx.net, |node| match request {
             Ok(args) => node.handle_request(now(), session, args),
             Err(error) => {
