@@ -70,6 +70,7 @@ mod status;
 mod system;
 mod transfer;
 mod view;
+mod whereabouts;
 mod wire;
 mod writes;
 

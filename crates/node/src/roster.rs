@@ -8,11 +8,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use dstore_raft::Configuration;
 use dstore_rpc::NodeId;
 use dstore_storage::layout::{local, system};
-use dstore_storage::{Direction, Engine, LogIndex, RangeId, Reader};
+use dstore_storage::{Direction, Engine, Log, LogIndex, RangeId, Reader};
 use prost::Message as _;
 
 use crate::group::Group;
 use crate::node::RANGES;
+use crate::replica::Applied;
+use crate::whereabouts::logged_records;
 use crate::wire::{GREET, Greeted, NodeRecord};
 use crate::{Member, Node, NodeError, Now, Output, SYSTEM_RANGE};
 
@@ -117,6 +119,14 @@ impl<E: Engine> Node<E> {
             records.extend(NodeRecord::decode(value).ok());
             cursor.advance()?;
         }
+        Ok(records)
+    }
+
+    /// The same, and what the log says besides.
+    pub(crate) fn first_records(engine: &impl Reader, log: &dyn Log) -> Result<Vec<NodeRecord>, NodeError> {
+        let applied = Applied::decode(engine.get(&Applied::key(SYSTEM_RANGE))?.as_deref())?;
+        let mut records = Self::node_records(engine)?;
+        records.extend(logged_records(log, SYSTEM_RANGE, applied.position.index)?);
         Ok(records)
     }
 

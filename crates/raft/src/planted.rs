@@ -82,10 +82,10 @@ impl Bug {
     pub(crate) fn seed(self) -> u64 {
         match self {
             Bug::VoteBeforePersist => 6380,
-            Bug::CommitOldTerm => 6166,
-            Bug::ChangeDuringChange => 3483,
-            Bug::KeepOverwrittenConfiguration => 332,
-            Bug::LeaseWithoutDrift => 1355,
+            Bug::CommitOldTerm => 25315,
+            Bug::ChangeDuringChange => 2936,
+            Bug::KeepOverwrittenConfiguration => 145,
+            Bug::LeaseWithoutDrift => 2346,
             Bug::StaleHandover => 4528,
             Bug::VoteDuringPromise => 385,
             Bug::VoteAfterRestart => 2144,

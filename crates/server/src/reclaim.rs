@@ -2,8 +2,8 @@
 //!
 //! Without this a node whose growth is refused would log so little that nothing is flushed, cut or compacted any more, and
 //! deletes would never give their room back. So while room is low the data is flushed every few seconds, which lets the log
-//! be cut too, and compacted where that fits. At [`Space::Critical`] RocksDB begins no compaction by itself: see
-//! `dstore_storage_rocksdb`.
+//! be cut too, and compacted where that fits. RocksDB begins no compaction by itself where it might not fit, since one that
+//! fails for want of room stops the node: see `dstore_storage_rocksdb`.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -52,9 +52,10 @@ impl Reclaimer {
 
     /// Does what the level calls for, without waiting for it.
     pub fn note(&mut self, now: Instant, level: Space) {
-        let hold = level == Space::Critical;
-        let changed = (hold != self.holds).then_some(hold);
         let free_bytes = measure(&self.path).map_or(0, |(_, free)| free);
+        // If it does not tell, the next flush or compaction will.
+        let hold = level == Space::Critical || !self.engine.may_compact(free_bytes).unwrap_or(true);
+        let changed = (hold != self.holds).then_some(hold);
         let mut rest = lock(&self.rest);
         let has_rested = rest.not_before.is_none_or(|time| now >= time);
         let due = level != Space::Ample && (has_rested || rest.needs.is_some_and(|needs| free_bytes >= needs));

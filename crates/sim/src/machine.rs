@@ -274,8 +274,6 @@ impl Machine {
         }
         let peers = self.peers(settings);
         let carrier = Carrier::new(settings.chunk_bytes);
-        // What the user said of others' moves was said once.
-        self.contacts.iter_mut().for_each(|contact| contact.moved = false);
         let mut process = Process::new(core, peers, self.log.clone(), carrier, self.name());
         process.note_space(self.space);
         process.newer = self.newer;
@@ -287,6 +285,10 @@ impl Machine {
 
     /// The process is gone, and with it everything that was not synced and that luck did not save.
     pub fn crash(&mut self) {
+        if self.has_leader() {
+            // Where it moved and others had, it has found them. Until then whoever starts it says again where they are.
+            self.contacts.iter_mut().for_each(|contact| contact.moved = false);
+        }
         (self.process, self.asker) = (None, None);
         self.inbox.clear();
         self.pauses = 0;
@@ -295,6 +297,11 @@ impl Machine {
         self.engine.lose_power(self.random.number());
         let seed = self.random.number();
         if self.random.one_in(2) { self.log.tear(seed, self.trusting) } else { self.log.lose_power(seed) }
+    }
+
+    fn has_leader(&self) -> bool {
+        let status = self.process.as_ref().and_then(|process| process.core().status().ok());
+        status.is_some_and(|status| status.ranges.iter().all(|range| range.leader.is_some()))
     }
 
     /// The disks are gone, with everything on them, for ever.

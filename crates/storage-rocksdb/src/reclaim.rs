@@ -8,7 +8,7 @@
 //! A table counts as dead if not one key in its span is alive. So this helps after much was removed, not where every second
 //! key is left; there only more room helps.
 
-use dstore_storage::EngineError;
+use dstore_storage::{Engine, EngineError};
 use rocksdb::{CompactOptions, LiveFile, ReadOptions};
 
 use crate::classify;
@@ -19,6 +19,14 @@ use crate::engine::RocksEngine;
 const SPARE_BYTES: u64 = 4 << 20;
 /// Removed records that a look for one that is alive passes over. Beyond, the table counts as alive.
 const SKIPPED_MAX: u64 = 2_000_000;
+
+/// Beyond what any compaction writes by these options: four memtables in level 0 or, after snapshots and bursts, up to 56,
+/// with the level below, and in the levels below that 25 files.
+const COMPACTION_BYTES_MAX: u64 = 4 << 30;
+/// Tables of a level that one from above may overlap, and that one with them: what is compacted together further down.
+const TABLES_TOGETHER: u64 = 12;
+/// So many tables in level 0 are near the number where writes are refused.
+const LEVEL_0_TABLES: usize = 30;
 
 /// What came of an attempt to take room back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +76,24 @@ impl RocksEngine {
             0 => Reclaimed::Nothing,
             bytes => Reclaimed::Bytes(bytes),
         })
+    }
+
+    /// Whether whatever compaction RocksDB may begin by itself fits into `free_bytes`, or must be risked because writes would
+    /// be refused for good without it.
+    ///
+    /// # Errors
+    /// The tables could not be listed.
+    pub fn may_compact(&self, free_bytes: u64) -> Result<bool, EngineError> {
+        if free_bytes >= COMPACTION_BYTES_MAX.min(self.stats().disk_bytes + SPARE_BYTES) {
+            return Ok(true);
+        }
+        let tables = self.database().tables()?;
+        let largest = tables.iter().map(|table| table.size as u64).max().unwrap_or(0);
+        let base = tables.iter().map(|table| table.level).filter(|level| *level > 0).min();
+        let is_upper = |table: &&LiveFile| table.level == 0 || Some(table.level) == base;
+        let upper: u64 = tables.iter().filter(is_upper).map(|table| table.size as u64).sum();
+        let level_0 = tables.iter().filter(|table| table.level == 0).count();
+        Ok(level_0 >= LEVEL_0_TABLES || free_bytes >= upper + TABLES_TOGETHER * largest + SPARE_BYTES)
     }
 
     /// Keeps RocksDB from beginning compactions by itself, or lets it.

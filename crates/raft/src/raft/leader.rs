@@ -199,7 +199,9 @@ impl<S: LogStorage> Raft<S> {
             return;
         }
         // What of this log could the follower have? Nothing after the hint, nothing of a later term than the hint's.
-        let common = self.log.last_not_after(hint.term, hint.index).index;
+        // Where this log begins behind the hint, that is not in it: entries before its base may still be at hand, but to look
+        // through them one by one for what is not there would take as many appends.
+        let common = self.log.last_not_after(hint.term, hint.index).index.min(hint.index);
         if let Some(peer) = self.peer_mut(from) {
             peer.rejected(rejected, common);
         }

@@ -95,7 +95,7 @@ fn no_seed_breaks_a_promise() {
 fn every_planted_bug_is_caught() {
     let steps = number("RAFT_EXPLORER_STEPS", 2000);
     let all = std::env::var_os("RAFT_PLANTED_SEEDS").is_some();
-    let limit = number("RAFT_PLANTED_SEEDS", 20_000);
+    let limit = number("RAFT_PLANTED_SEEDS", 30_000);
     silence_expected_panics();
     println!("| broken rule | caught by seed | step | how |\n|---|---|---|---|");
     let mut missed = Vec::new();

@@ -673,6 +673,7 @@ scripts!(
     figure_7,
     figure_8,
     lossy_network,
+    empty_follower,
     flow_control,
     late_writes,
     ahead_of_the_log,

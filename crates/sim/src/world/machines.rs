@@ -236,6 +236,8 @@ impl World {
         }
         self.trace.note(self.now, format_args!("{} starts", machine.name()));
         self.network.revive(self.now, number);
+        self.say_where_others_are(number);
+        let machine = &mut self.machines[number];
         let clock = machine.clock.clone();
         let (network, trace) = (&mut self.network, &mut self.trace);
         let mut around = Surroundings { moment: self.now, clock: &clock, network, trace };

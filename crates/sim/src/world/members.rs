@@ -219,6 +219,16 @@ impl World {
         self.push(until, Event::End(super::Ending::Crash(number)));
     }
 
+    /// Whoever starts a node that has moved, and has not found a leader since, says where the others are now.
+    pub(super) fn say_where_others_are(&mut self, number: MachineId) {
+        let mut contacts = std::mem::take(&mut self.machines[number].contacts);
+        for contact in contacts.iter_mut().filter(|contact| contact.moved) {
+            let known = self.machines.iter().find(|machine| node_of(machine.id) == contact.node);
+            contact.peer_address = known.map_or_else(String::new, |machine| machine.address.clone());
+        }
+        self.machines[number].contacts = contacts;
+    }
+
     fn operate(&mut self, question: Administer) {
         let number = self.operators_machine();
         self.trace.note(self.now, format_args!("the operator asks for {question:?}"));
