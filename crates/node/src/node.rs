@@ -445,7 +445,6 @@ impl<E: Engine> Node<E> {
         limits.entry_bytes_max = limits.entry_bytes_max.saturating_sub(2 * crate::record::RECORD_BYTES_MAX);
         let engine = Cached::new(engine, limits.cache_bytes_max, limits.gathered_records_max);
         let me = dstore_raft::NodeId(identity.node.0);
-        let records = Self::first_records(&engine, &*log)?;
         let open = |range: RangeId| {
             // Groups of one node must not draw alike.
             let seed = seed.wrapping_add(range.0.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -455,7 +454,7 @@ impl<E: Engine> Node<E> {
         };
         let groups = RANGES.into_iter().map(open).collect::<Result<BTreeMap<_, _>, NodeError>>()?;
         let known: Vec<Member> = founders.into_iter().chain(contacts).collect();
-        let roster = Roster::new(records, &known);
+        let roster = Roster::new(Self::first_records(&engine, &*log)?, &known);
         let mut node = Node {
             engine,
             identity,
