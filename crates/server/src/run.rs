@@ -240,14 +240,19 @@ fn check_port(address: SocketAddr) -> anyhow::Result<()> {
     TcpListener::bind(address).map(drop).with_context(|| format!("cannot listen on {address}"))
 }
 
-/// The part of the memory for data that holds single records; the rest is the engine's, for blocks and memtables.
+/// The part of the memory for data that holds single records.
 fn cache_bytes(config: &Config) -> usize {
     config.memory_bytes_max / 8
 }
 
+/// The part for the engine's blocks and memtables. What is left, a quarter, is for what they take beyond what they count:
+/// blocks come in all sizes, and the allocator of RocksDB keeps what lies between them.
+fn engine_bytes(config: &Config) -> usize {
+    config.memory_bytes_max / 8 * 5
+}
+
 fn open_engine(config: &Config, dir: &DataDir) -> anyhow::Result<RocksEngine> {
-    let options =
-        RocksOptions { memory_bytes: config.memory_bytes_max - cache_bytes(config), ..RocksOptions::default() };
+    let options = RocksOptions { memory_bytes: engine_bytes(config), ..RocksOptions::default() };
     Ok(RocksEngine::open(&dir.engine_dir(), &options)?)
 }
 

@@ -25,6 +25,7 @@
 
 mod database;
 mod engine;
+mod heap;
 mod options;
 mod owned;
 mod place;
