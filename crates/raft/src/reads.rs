@@ -39,7 +39,10 @@ pub(crate) struct Reads {
     confirmed: VecDeque<ReadReady>,
     dropped: Vec<ReadId>,
     incarnation: u64,
+    /// The number of the newest question.
     batch: u64,
+    /// The newest that was sent.
+    sent: u64,
     /// The question must be sent (again).
     ask: bool,
     /// When it was last sent.
@@ -56,6 +59,7 @@ impl Reads {
             dropped: Vec::new(),
             incarnation,
             batch: 0,
+            sent: 0,
             ask: false,
             asked_at: Time::default(),
         }
@@ -65,9 +69,10 @@ impl Reads {
         self.local.len() + self.remote.len() + self.asked.len() + self.confirmed.len()
     }
 
-    /// A follower's read: joins the question that is not sent yet.
+    /// A follower's read: joins the question that was never sent. One that is only to be sent again may have its answer on the
+    /// way already, from before this read came.
     pub(crate) fn ask_for(&mut self, id: ReadId) {
-        if !self.asked.back().is_some_and(|(_, batch)| self.ask && *batch == self.batch) {
+        if self.batch == self.sent {
             self.batch += 1;
         }
         self.asked.push_back((id, self.batch));
@@ -84,7 +89,7 @@ impl Reads {
     pub(crate) fn take_question(&mut self, now: Time) -> Option<ReadContext> {
         let ask = std::mem::take(&mut self.ask);
         if ask {
-            self.asked_at = now;
+            (self.asked_at, self.sent) = (now, self.batch);
         }
         ask.then_some(ReadContext { incarnation: self.incarnation, batch: self.batch })
     }
@@ -130,5 +135,29 @@ impl Reads {
         let ready = self.confirmed.iter().filter(|r| r.index <= applied).copied().collect();
         self.confirmed.retain(|r| r.index > applied);
         ready
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_read_does_not_join_a_question_that_may_be_answered_already() {
+        let mut reads = Reads::new(1);
+        let now = Time::from_nanos(1000);
+        reads.ask_for(ReadId(1));
+        reads.ask_for(ReadId(2));
+        let first = reads.take_question(now).unwrap();
+        // The answer is slow: it is asked again, and another read comes before that has left.
+        reads.ask_again_if_before(Time::from_nanos(2000));
+        reads.ask_for(ReadId(3));
+        reads.answered(first, LogIndex(7), false);
+        let ids = |ready: Vec<ReadReady>| ready.into_iter().map(|read| read.id).collect::<Vec<_>>();
+        assert_eq!(ids(reads.take_ready(LogIndex(7))), [ReadId(1), ReadId(2)]);
+        let second = reads.take_question(now).unwrap();
+        assert!(second.batch > first.batch);
+        reads.answered(second, LogIndex(8), false);
+        assert_eq!(ids(reads.take_ready(LogIndex(8))), [ReadId(3)]);
     }
 }
