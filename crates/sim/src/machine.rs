@@ -63,10 +63,23 @@ pub enum Standing {
 pub enum CrashAt {
     /// When it next writes to its log.
     Write,
+    /// When it has next told others something in a term that is new to it: that it voted, or that it stands.
+    Term,
     /// When the next chunk of a snapshot was read or taken in.
     Chunk,
     /// When the next snapshot has replaced its data, and nobody knows yet.
     Install,
+}
+
+/// How a process ends that does not end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// It is killed.
+    Kill,
+    /// Its machine loses power: its peers are not told.
+    PowerCut,
+    /// All machines lose power.
+    Blackout,
 }
 
 /// A machine. See the [module](self).
@@ -116,8 +129,10 @@ pub struct Machine {
     pub broken: bool,
     /// Its disk does not give back something that is on it: the process has to end by itself when it meets that.
     pub rotten: bool,
-    /// It is to crash at some point: with its power, or without.
-    pub crash_at: Option<(CrashAt, bool)>,
+    /// It is to crash at some point.
+    pub crash_at: Option<(CrashAt, Death)>,
+    /// Its terms when it was told to crash at a new one.
+    pub terms_then: Vec<u64>,
     /// It has power.
     pub has_power: bool,
     /// What runs on it is of a later version than the others.
@@ -158,6 +173,7 @@ impl Machine {
             broken: false,
             rotten: false,
             crash_at: None,
+            terms_then: Vec::new(),
             has_power: true,
             newer: false,
             trusting: false,
@@ -297,6 +313,23 @@ impl Machine {
         self.engine.lose_power(self.random.number());
         let seed = self.random.number();
         if self.random.one_in(2) { self.log.tear(seed, self.trusting) } else { self.log.lose_power(seed) }
+    }
+
+    /// The process is to crash at some point.
+    pub fn crash_later(&mut self, at: CrashAt, death: Death) {
+        self.crash_at = Some((at, death));
+        self.terms_then = self.terms().into_iter().map(|(term, _)| term).collect();
+    }
+
+    /// It told others something in a term that it was not in when it was told to crash, and knows no leader of it: a vote.
+    pub fn has_voted(&self) -> bool {
+        self.terms().iter().zip(&self.terms_then).any(|((term, leader), then)| leader.is_none() && term > then)
+    }
+
+    /// The term of each range, and who leads in it.
+    fn terms(&self) -> Vec<(u64, Option<u64>)> {
+        let status = self.process.as_ref().and_then(|process| process.core().status().ok());
+        status.into_iter().flat_map(|status| status.ranges).map(|range| (range.term, range.leader)).collect()
     }
 
     fn has_leader(&self) -> bool {

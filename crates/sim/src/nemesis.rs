@@ -3,7 +3,7 @@
 
 use dstore_node::Space;
 
-use crate::machine::CrashAt;
+use crate::machine::{CrashAt, Death};
 use crate::network::{Machine, Quality};
 use crate::random::Random;
 use crate::time::{MICRO, MILLI, Moment, SECOND};
@@ -15,6 +15,8 @@ pub enum Kind {
     Partition,
     /// A process that is gone, and everything it had not synced; later it starts again.
     Crash,
+    /// All processes that are gone at once, and everything they had not synced; later they start again, one after the other.
+    Blackout,
     /// A process that is stopped, and goes on.
     Pause,
     /// Connections that break.
@@ -58,9 +60,10 @@ pub enum Kind {
 }
 
 /// All kinds, in the order of their weights.
-pub const KINDS: [Kind; 21] = [
+pub const KINDS: [Kind; 22] = [
     Kind::Partition,
     Kind::Crash,
+    Kind::Blackout,
     Kind::Pause,
     Kind::Cut,
     Kind::Stray,
@@ -103,8 +106,8 @@ pub enum Fault {
     Crash {
         /// Whose.
         machine: Machine,
-        /// Its machine loses power too: its peers are not told.
-        power: bool,
+        /// How.
+        death: Death,
         /// Not now, but at some point of what it does.
         at: Option<CrashAt>,
     },
@@ -260,10 +263,17 @@ impl Temper {
                     None,
                     Some(CrashAt::Write),
                     Some(CrashAt::Write),
+                    Some(CrashAt::Term),
+                    Some(CrashAt::Term),
                     Some(CrashAt::Chunk),
                     Some(CrashAt::Install),
                 ];
-                Fault::Crash { machine, power: random.one_in(2), at: *random.pick(&at) }
+                let death = *random.pick(&[Death::Kill, Death::PowerCut]);
+                Fault::Crash { machine, death, at: *random.pick(&at) }
+            }
+            Kind::Blackout => {
+                let at = [None, Some(CrashAt::Write), Some(CrashAt::Term), Some(CrashAt::Term)];
+                Fault::Crash { machine, death: Death::Blackout, at: *random.pick(&at) }
             }
             Kind::Pause => Fault::Pause { machine, within_turn: random.one_in(2), deaf: nodes > 1 && random.one_in(2) },
             Kind::Cut => Fault::Cut(*random.pick(&[100, 500, 1000])),

@@ -65,6 +65,8 @@ const EXIT_DISK: i32 = 3;
 const EXIT_REMOVED: i32 = 4;
 
 const SIGTERM: i32 = 15;
+/// What a node ends with that was told to end twice.
+const EXIT_AT_ONCE: i32 = 128 + SIGTERM;
 
 /// What a world is to be like.
 #[derive(Clone, Debug)]
@@ -416,9 +418,9 @@ impl World {
         self.commands.retain_mut(|command| command.ended().is_none() && command.age() < COMMAND_MAX);
         for node in 0..self.len() {
             let Some(status) = self.nodes[node].process.as_mut().and_then(Process::ended) else { continue };
-            let was_told = self.nodes[node].process.take().is_some_and(|process| process.was_told_to_end());
+            let times_told = self.nodes[node].process.take().map_or(0, |process| process.times_told_to_end());
             self.nodes[node].ended = Instant::now();
-            self.explain(node, status, was_told);
+            self.explain(node, status, times_told);
         }
         for node in 0..self.len() {
             if self.nodes[node].is_joining {
@@ -429,14 +431,15 @@ impl World {
         self.remove_again();
     }
 
-    fn explain(&mut self, node: usize, status: std::process::ExitStatus, was_told: bool) {
+    fn explain(&mut self, node: usize, status: std::process::ExitStatus, times_told: u32) {
         let is_leaving = self.removal.as_ref().is_some_and(|removal| removal.node == node);
         let begun = &self.nodes[node];
         match status.code() {
             Some(EXIT_REMOVED) if is_leaving => self.renew(node),
-            Some(0) if was_told => {}
+            Some(0) if times_told > 0 => {}
+            Some(EXIT_AT_ONCE) if times_told > 1 => {}
             // So early in its start that it did not listen to signals yet.
-            None if was_told && status.signal() == Some(SIGTERM) => {}
+            None if times_told > 0 && status.signal() == Some(SIGTERM) => {}
             // It died of what was done to its disk: nobody knows what that kept.
             Some(EXIT_DISK) if begun.may_fail => {
                 if let Err(error) = self.nodes[node].place.settle(Style::Scattered, 0) {

@@ -17,7 +17,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 pub struct Process {
     child: Child,
     begun: Instant,
-    was_told_to_end: bool,
+    times_told_to_end: u32,
 }
 
 /// The same command, as a process that the kernel kills when ours dies, however that happens. Its variables are set for
@@ -48,7 +48,7 @@ impl Process {
         // A group of its own: ctrl-C is for us, who end it in good order.
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
         let child = command.spawn()?;
-        Ok(Process { child, begun: Instant::now(), was_told_to_end: false })
+        Ok(Process { child, begun: Instant::now(), times_told_to_end: 0 })
     }
 
     fn signal(&self, signal: Signal) {
@@ -65,7 +65,7 @@ impl Process {
 
     /// SIGTERM.
     pub fn terminate(&mut self) {
-        self.was_told_to_end = true;
+        self.times_told_to_end += 1;
         self.signal(Signal::CONT); // one that is paused would not hear it
         self.signal(Signal::TERM);
     }
@@ -85,9 +85,9 @@ impl Process {
         self.child.try_wait().ok().flatten()
     }
 
-    /// Whether it was asked to end.
-    pub fn was_told_to_end(&self) -> bool {
-        self.was_told_to_end
+    /// How often it was asked to end: the second time it is not to wait for anything.
+    pub fn times_told_to_end(&self) -> u32 {
+        self.times_told_to_end
     }
 
     /// How long ago it was started.

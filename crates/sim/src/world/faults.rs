@@ -3,6 +3,7 @@
 use dstore_node::Space;
 
 use super::{Ending, Event, World};
+use crate::machine::Death;
 use crate::nemesis::{Fault, Kind};
 use crate::network::{End, Machine as MachineId, Quality};
 use crate::time::{MILLI, Moment, SECOND};
@@ -67,14 +68,14 @@ impl World {
                 self.push(self.now.midpoint(until), Event::End(Ending::Stray(from, to)));
                 self.block(vec![(from, to)], until);
             }
-            Fault::Crash { machine, power, at } => {
+            Fault::Crash { machine, death, at } => {
                 if !self.machines[machine].is_up() {
                     return;
                 }
-                self.count(Kind::Crash);
+                self.count(if death == Death::Blackout { Kind::Blackout } else { Kind::Crash });
                 match at {
-                    Some(at) => self.machines[machine].crash_at = Some((at, power)),
-                    None => self.crash(machine, power),
+                    Some(at) => self.machines[machine].crash_later(at, death),
+                    None => self.die(machine, death),
                 }
                 self.push(until, Event::End(Ending::Crash(machine)));
             }

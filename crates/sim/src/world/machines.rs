@@ -3,8 +3,8 @@
 use dstore_node::{Applied, NodeError, Space};
 use dstore_storage::EngineError;
 
-use super::{Event, World};
-use crate::machine::{CrashAt, RANGES, Standing};
+use super::{Ending, Event, World};
+use crate::machine::{CrashAt, Death, RANGES, Standing};
 use crate::network::Machine as MachineId;
 use crate::process::{Fatal, Surroundings};
 use crate::time::{MICRO, MILLI, Moment, SECOND};
@@ -72,10 +72,10 @@ impl World {
             return self.left(number);
         }
         let (writes, jobs) = (dstore_storage::MemoryLog::waiting(&machine.log), process.jobs());
-        if writes > 0
-            && let Some((CrashAt::Write, power)) = machine.crash_at
-        {
-            return self.crash(number, power);
+        match machine.crash_at {
+            Some((CrashAt::Write, death)) if writes > 0 => return self.die(number, death),
+            Some((CrashAt::Term, death)) if writes == 0 && machine.has_voted() => return self.die(number, death),
+            _ => {}
         }
         let (works, syncs) = (jobs > 0 && !machine.working, writes > 0 && !machine.syncing);
         if works {
@@ -144,8 +144,8 @@ impl World {
         self.snapshots += u64::from(replaces);
         self.trace.note(self.now, format_args!("{}: {what}", machine.name()));
         match machine.crash_at {
-            Some((CrashAt::Install, power)) if replaces => return self.crash(number, power),
-            Some((CrashAt::Chunk, power)) if !replaces => return self.crash(number, power),
+            Some((CrashAt::Install, death)) if replaces => return self.die(number, death),
+            Some((CrashAt::Chunk, death)) if !replaces => return self.die(number, death),
             _ => {}
         }
         if more {
@@ -217,6 +217,18 @@ impl World {
                 let (ours, theirs) = (self.machines[number].name(), self.machines[first].name());
                 self.fail(format!("range {range}: {theirs} and {ours} applied the same and hold different data"));
             }
+        }
+    }
+
+    pub(super) fn die(&mut self, number: MachineId, death: Death) {
+        let Death::Blackout = death else {
+            return self.crash(number, death == Death::PowerCut);
+        };
+        // The operator's own machine is elsewhere.
+        for number in self.present() {
+            self.crash(number, true);
+            let until = self.now + self.temper.duration(&mut self.nemesis);
+            self.push(until.min(self.temper.faults_until), Event::End(Ending::Crash(number)));
         }
     }
 
