@@ -8,7 +8,7 @@ use rocksdb::properties;
 use rocksdb::{Cache, ColumnFamily, DB, FlushOptions, Options, ReadOptions, ReadTier, WriteOptions};
 
 use crate::options::{RocksOptions, rocksdb_options};
-use crate::{EngineError, classify, place, stage};
+use crate::{EngineError, classify, manifest, place, stage};
 
 /// The column family of everything.
 pub(crate) const DATA: &str = "data";
@@ -40,7 +40,12 @@ impl Database {
             })?;
         }
         let (db_options, cache) = rocksdb_options(options)?;
-        let db = open_db(&db_options, path)?;
+        let db = match open_db(&db_options, path) {
+            Err(EngineError::Corrupt(detail)) if detail.contains("/MANIFEST-") && manifest::cut_torn_tail(path)? => {
+                open_db(&db_options, path)?
+            }
+            other => other?,
+        };
         // The database's lock is held now, so nobody else is staging anything here.
         stage::remove_leftovers(path)?;
         let mut writes = WriteOptions::default();

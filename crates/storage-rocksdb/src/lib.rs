@@ -26,6 +26,7 @@
 mod database;
 mod engine;
 mod heap;
+mod manifest;
 mod options;
 mod owned;
 mod place;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // In helpers of tests, too.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use dstore_storage::suite::engine::{Harness, all};
 use dstore_storage::suite::snapshot;
@@ -174,6 +174,60 @@ fn lost_files_are_an_error_and_not_an_empty_store() {
     drop(engine);
     std::fs::remove_file(place.path().join("CURRENT")).unwrap();
     assert!(open(place.path()).is_err());
+}
+
+fn manifest_of(path: &Path) -> PathBuf {
+    path.join(std::fs::read_to_string(path.join("CURRENT")).unwrap().trim_end())
+}
+
+/// A power loss may leave of the record of a flush what it likes: the state before it is opened.
+#[test]
+fn a_torn_record_at_the_end_of_the_manifest_is_cut_off() {
+    let place = TempDir::new().unwrap();
+    let path = place.path().join("data");
+    let engine = open(&path).unwrap();
+    engine.write(&[put("a", b"1")]).unwrap();
+    engine.flush().unwrap();
+    let before = std::fs::metadata(manifest_of(&path)).unwrap().len();
+    engine.write(&[put("a", b"2")]).unwrap();
+    engine.flush().unwrap();
+    drop(engine);
+    let whole = std::fs::read(manifest_of(&path)).unwrap();
+    let first = usize::try_from(before).unwrap();
+    for at in (first..whole.len()).step_by(7) {
+        let copy = place.path().join(format!("copy{at}"));
+        copy_files(&path, &copy);
+        let mut torn = whole.clone();
+        torn[first..=at].fill(0);
+        std::fs::write(manifest_of(&copy), torn).unwrap();
+        let engine = open(&copy).unwrap_or_else(|error| panic!("{at} of {}: {error}", whole.len()));
+        assert_eq!(engine.get(b"a").unwrap(), Some(Bytes::from("1")), "{at}");
+        engine.write(&[put("a", b"3")]).unwrap();
+        engine.flush().unwrap();
+        drop(engine);
+        assert_eq!(open(&copy).unwrap().get(b"a").unwrap(), Some(Bytes::from("3")), "{at}");
+    }
+}
+
+/// What nothing is whole of, and what a power loss cannot have done, is refused as it is.
+#[test]
+fn a_damaged_manifest_is_an_error() {
+    let place = TempDir::new().unwrap();
+    let path = place.path().join("data");
+    let engine = open(&path).unwrap();
+    engine.write(&[put("a", b"1")]).unwrap();
+    engine.flush().unwrap();
+    drop(engine);
+    let sound = std::fs::read(manifest_of(&path)).unwrap();
+    let long = [&sound[..], &vec![0xff; 2 << 20]].concat();
+    for (at, bytes) in [(10, &sound), (sound.len(), &long)] {
+        let mut damaged = bytes.clone();
+        damaged[at] ^= 1;
+        std::fs::write(manifest_of(&path), &damaged).unwrap();
+        let error = open(&path).unwrap_err();
+        assert!(matches!(&error, EngineError::Corrupt(text) if text.contains("MANIFEST")), "{error}");
+        assert_eq!(std::fs::read(manifest_of(&path)).unwrap(), damaged, "what is refused is left alone");
+    }
 }
 
 #[test]
