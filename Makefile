@@ -69,7 +69,7 @@ sim: packages
 		$(if $(TRACE),--trace) $(if $(SHRINK),--shrink) $(ARGS)
 
 sim-planted: packages
-	cargo run $(CARGO_FLAGS) -p dstore-sim --features planted -- --planted all --seeds 2000 --seed $(or $(SEED),1)
+	cargo run $(CARGO_FLAGS) -p dstore-sim --features planted -- --planted all --seeds 6000 --seed $(or $(SEED),1)
 
 # Real processes in network namespaces, real packets dropped, power cut, disks filled; closes with "chaos M min: operations N
 # checked, violations V, acknowledged writes lost L, faults: ...". A seed repeats the faults. CHAOS_FLAGS: see --help.

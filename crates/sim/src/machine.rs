@@ -65,6 +65,8 @@ pub enum CrashAt {
     Write,
     /// When it has next told others something in a term that is new to it: that it voted, or that it stands.
     Term,
+    /// Not it, but all others, when it next leads.
+    Lead,
     /// When the next chunk of a snapshot was read or taken in.
     Chunk,
     /// When the next snapshot has replaced its data, and nobody knows yet.
@@ -324,6 +326,12 @@ impl Machine {
     /// It told others something in a term that it was not in when it was told to crash, and knows no leader of it: a vote.
     pub fn has_voted(&self) -> bool {
         self.terms().iter().zip(&self.terms_then).any(|((term, leader), then)| leader.is_none() && term > then)
+    }
+
+    /// It leads in a term that it was not in when it was told to crash.
+    pub fn leads_anew(&self) -> bool {
+        let own = Some(node_of(self.id).0);
+        self.terms().iter().zip(&self.terms_then).any(|((term, leader), then)| *leader == own && term > then)
     }
 
     /// The term of each range, and who leads in it.

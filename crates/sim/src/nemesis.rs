@@ -17,6 +17,8 @@ pub enum Kind {
     Crash,
     /// All processes that are gone at once, and everything they had not synced; later they start again, one after the other.
     Blackout,
+    /// A leader that was just elected, and is at once alone: those who voted for it lose power.
+    Orphan,
     /// A process that is stopped, and goes on.
     Pause,
     /// Connections that break.
@@ -60,10 +62,11 @@ pub enum Kind {
 }
 
 /// All kinds, in the order of their weights.
-pub const KINDS: [Kind; 22] = [
+pub const KINDS: [Kind; 23] = [
     Kind::Partition,
     Kind::Crash,
     Kind::Blackout,
+    Kind::Orphan,
     Kind::Pause,
     Kind::Cut,
     Kind::Stray,
@@ -111,6 +114,8 @@ pub enum Fault {
         /// Not now, but at some point of what it does.
         at: Option<CrashAt>,
     },
+    /// The leader loses power, and when another leads, all but that one.
+    Orphan,
     /// A process stops for a while.
     Pause {
         /// Whose.
@@ -275,6 +280,7 @@ impl Temper {
                 let at = [None, Some(CrashAt::Write), Some(CrashAt::Term), Some(CrashAt::Term)];
                 Fault::Crash { machine, death: Death::Blackout, at: *random.pick(&at) }
             }
+            Kind::Orphan => Fault::Orphan,
             Kind::Pause => Fault::Pause { machine, within_turn: random.one_in(2), deaf: nodes > 1 && random.one_in(2) },
             Kind::Cut => Fault::Cut(*random.pick(&[100, 500, 1000])),
             Kind::Stray if nodes > 1 => {

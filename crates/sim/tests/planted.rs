@@ -13,7 +13,7 @@ use dstore_sim::narrow::Narrow;
 use dstore_sim::run::{Options, note_panic};
 
 /// Seeds within which each bug has to be caught: many times what it takes on average.
-const SEEDS_MAX: u64 = 1500;
+const SEEDS_MAX: u64 = 6000;
 
 /// A seed at which, or soon after, a bug that hides is caught, so that not everybody waits for it. When the simulator changes, other
 /// seeds do, and this is a beginning like any other.
@@ -24,7 +24,7 @@ fn near(bug: Planted) -> u64 {
         Planted::IgnoreFailedSync => 7157,
         Planted::ExpiredByClockAlone => 7214,
         Planted::SplitBlock => 7171,
-        Planted::ForgetTerm => 7965,
+        Planted::ForgetTerm => 40_950,
         _ => 7000,
     }
 }

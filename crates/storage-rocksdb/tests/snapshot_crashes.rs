@@ -153,7 +153,6 @@ impl Taker {
         copy_tree(&self.data(), &place);
         if let Err(error) = only_named_tables_are_left(&place, context) {
             assert!(torn && error.as_ref().contains("MANIFEST"), "{context}: {error}");
-            println!("{context}: {error}");
             drop(open(&place).unwrap_or_else(|error| panic!("{context}: {error}")));
             only_named_tables_are_left(&place, context).unwrap();
         }

@@ -3,7 +3,7 @@
 use dstore_node::Space;
 
 use super::{Ending, Event, World};
-use crate::machine::Death;
+use crate::machine::{CrashAt, Death};
 use crate::nemesis::{Fault, Kind};
 use crate::network::{End, Machine as MachineId, Quality};
 use crate::time::{MILLI, Moment, SECOND};
@@ -79,6 +79,7 @@ impl World {
                 }
                 self.push(until, Event::End(Ending::Crash(machine)));
             }
+            Fault::Orphan => self.orphan(until),
             Fault::Pause { machine, within_turn, deaf } => {
                 if !self.machines[machine].is_up() {
                     return;
@@ -123,6 +124,19 @@ impl World {
         }
     }
 
+    /// Somebody else is to be elected, and then to be alone.
+    fn orphan(&mut self, until: Moment) {
+        let Some(leader) = self.leader() else { return };
+        self.count(Kind::Orphan);
+        self.crash(leader, true);
+        for machine in self.present() {
+            if self.machines[machine].is_up() {
+                self.machines[machine].crash_later(CrashAt::Lead, Death::PowerCut);
+            }
+            self.push(until, Event::End(Ending::Crash(machine)));
+        }
+    }
+
     /// Blocks links, and will do so again.
     fn flap(&mut self, pairs: Vec<(MachineId, MachineId)>, period: Moment, until: Moment) {
         if self.now < until {
@@ -131,7 +145,7 @@ impl World {
         }
     }
 
-    fn block(&mut self, pairs: Vec<(MachineId, MachineId)>, until: Moment) {
+    pub(super) fn block(&mut self, pairs: Vec<(MachineId, MachineId)>, until: Moment) {
         pairs.iter().for_each(|(from, to)| self.network.block(*from, *to));
         self.push(until, Event::End(Ending::Partition(pairs)));
     }

@@ -71,6 +71,11 @@ impl World {
         if process.was_removed() {
             return self.left(number);
         }
+        if matches!(machine.crash_at, Some((CrashAt::Lead, _))) && machine.leads_anew() {
+            self.bereave(number);
+        }
+        let machine = &self.machines[number];
+        let Some(process) = &machine.process else { return };
         let (writes, jobs) = (dstore_storage::MemoryLog::waiting(&machine.log), process.jobs());
         match machine.crash_at {
             Some((CrashAt::Write, death)) if writes > 0 => return self.die(number, death),
@@ -221,15 +226,36 @@ impl World {
     }
 
     pub(super) fn die(&mut self, number: MachineId, death: Death) {
-        let Death::Blackout = death else {
-            return self.crash(number, death == Death::PowerCut);
-        };
-        // The operator's own machine is elsewhere.
-        for number in self.present() {
-            self.crash(number, true);
-            let until = self.now + self.temper.duration(&mut self.nemesis);
-            self.push(until.min(self.temper.faults_until), Event::End(Ending::Crash(number)));
+        match death {
+            Death::Kill => self.crash(number, false),
+            Death::PowerCut => self.crash(number, true),
+            // The operator's own machine is elsewhere.
+            Death::Blackout => {
+                for machine in self.present() {
+                    let down = self.temper.duration(&mut self.timing);
+                    self.lose_power(machine, down);
+                }
+            }
         }
+    }
+
+    /// All others lose power for a moment, and when they are back the machine does not reach them.
+    fn bereave(&mut self, number: MachineId) {
+        self.machines[number].crash_at = None;
+        let others: Vec<MachineId> = self.present().into_iter().filter(|other| *other != number).collect();
+        for other in &others {
+            let down = MILLI + self.timing.below(200 * MILLI);
+            self.lose_power(*other, down);
+        }
+        let pairs = others.iter().flat_map(|other| [(*other, number), (number, *other)]).collect();
+        let until = self.now + SECOND + self.timing.below(2 * SECOND);
+        self.block(pairs, until.min(self.temper.faults_until));
+    }
+
+    fn lose_power(&mut self, number: MachineId, down: Moment) {
+        self.crash(number, true);
+        let until = (self.now + down).min(self.temper.faults_until);
+        self.push(until, Event::End(Ending::Crash(number)));
     }
 
     pub(super) fn crash(&mut self, number: MachineId, power: bool) {
