@@ -246,7 +246,7 @@ fn cache_bytes(config: &Config) -> usize {
 }
 
 /// The part for the engine's blocks and memtables. What is left, a quarter, is for what they take beyond what they count:
-/// blocks come in all sizes, and the allocator of RocksDB keeps what lies between them.
+/// blocks come in all sizes, and the allocator keeps what lies between them.
 fn engine_bytes(config: &Config) -> usize {
     config.memory_bytes_max / 8 * 5
 }

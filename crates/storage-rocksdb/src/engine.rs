@@ -42,7 +42,6 @@ impl RocksEngine {
     /// [`EngineError::Locked`] when it is open elsewhere, [`EngineError::UnknownFormat`] when it is not empty and not
     /// ours, [`EngineError::Corrupt`], [`EngineError::Io`] and [`EngineError::Full`] as they say.
     pub fn open(path: &Path, options: &RocksOptions) -> Result<RocksEngine, EngineError> {
-        crate::heap::bound();
         Ok(RocksEngine { database: Arc::new(Database::open(path, options)?) })
     }
 

@@ -25,7 +25,6 @@
 
 mod database;
 mod engine;
-mod heap;
 mod manifest;
 mod options;
 mod owned;

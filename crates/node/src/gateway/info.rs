@@ -305,7 +305,7 @@ fn memory_lines(report: &Report<'_>) -> Vec<String> {
         "mem_clients_slaves:0".to_owned(),
         format!("mem_clients_normal:{}", report.client_bytes),
         format!("mem_aof_buffer:{}", report.inflight_bytes),
-        "mem_allocator:libc".to_owned(),
+        "mem_allocator:jemalloc".to_owned(),
         "active_defrag_running:0".to_owned(),
         "lazyfree_pending_objects:0".to_owned(),
         "lazyfreed_objects:0".to_owned(),

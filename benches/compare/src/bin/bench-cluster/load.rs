@@ -127,15 +127,24 @@ fn value() -> Vec<u8> {
 
 /// Writes every key once.
 pub(crate) async fn fill<S: System>(system: &S) -> anyhow::Result<()> {
-    let next = Rc::new(RefCell::new(0..KEYS));
+    write(system, KEYS, MANY).await
+}
+
+/// The same load for both: so many writes and no more, key after key, in circles.
+pub(crate) async fn write_many<S: System>(system: &S, writes: usize) -> anyhow::Result<()> {
+    write(system, writes, VERY_MANY).await
+}
+
+async fn write<S: System>(system: &S, writes: usize, connections: usize) -> anyhow::Result<()> {
+    let next = Rc::new(RefCell::new(0..writes));
     let local = LocalSet::new();
     let mut tasks = Vec::new();
-    for connection in 0..MANY {
+    for connection in 0..connections {
         let (mut client, next) = (system.connect(connection % 3).await?, next.clone());
         tasks.push(local.spawn_local(async move {
             loop {
                 let Some(number) = next.borrow_mut().next() else { return anyhow::Ok(()) };
-                client.set(&key(number), &value()).await?;
+                client.set(&key(number % KEYS), &value()).await?;
             }
         }));
     }

@@ -29,6 +29,11 @@ const ROUNDS: usize = 7;
 /// Blocks synced between two rounds, to see what the disk does at the time.
 const PROBES: u32 = 100;
 
+/// Memory is compared after the same number of writes, too: who does more of them in a round's time has more to keep. It is
+/// looked at each time that so many more have been made.
+const WRITES: usize = 100_000;
+const LOOKS: usize = 10;
+
 /// What one system did in one round.
 struct Round {
     /// One for each of [`LOADS`].
@@ -69,12 +74,38 @@ fn main() -> anyhow::Result<()> {
     let memory = |rounds: &[Round]| middle(&rounds.iter().map(|round| round.memory_mib).collect::<Vec<_>>());
     let (our_memory, their_memory) = (memory(&ours), memory(&theirs));
     println!("{:<28}{:>38.0} MiB{:>38.0} MiB", "resident memory of a node", our_memory, their_memory);
+    ratios.push(("cluster-memory".to_owned(), their_memory / our_memory));
+    ratios.push(("cluster-memory-same-load".to_owned(), same_load()?));
     println!();
     for (name, ratio) in ratios {
         println!("ratio {name} {ratio:.2}");
     }
-    println!("ratio cluster-memory {:.2}", their_memory / our_memory);
     Ok(())
+}
+
+/// Prints what a node of each keeps in memory as both are given the same writes. The ratio at their end.
+fn same_load() -> anyhow::Result<f64> {
+    let (ours, theirs) = (memory_by_writes::<dstore::Nodes>()?, memory_by_writes::<etcd::Nodes>()?);
+    for (look, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+        println!("{:<28}{ours:>38.0} MiB{theirs:>38.0} MiB", format!("after {} writes", (look + 1) * WRITES));
+    }
+    Ok(theirs[LOOKS - 1] / ours[LOOKS - 1])
+}
+
+fn memory_by_writes<S: System>() -> anyhow::Result<Vec<f64>> {
+    let system = S::start()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let look = |_| {
+        runtime.block_on(load::write_many(&system, WRITES))?;
+        Ok(memory_mib(&system))
+    };
+    (0..LOOKS).map(look).collect()
+}
+
+/// Resident memory of a node, the mean of three.
+fn memory_mib<S: System>(system: &S) -> f64 {
+    let pids = system.pids();
+    pids.iter().map(|pid| usage::memory_mib(*pid)).sum::<f64>() / pids.len() as f64
 }
 
 /// The peer with its version, for the head of the table.
@@ -91,9 +122,7 @@ fn run<S: System>() -> anyhow::Result<Round> {
     for load in LOADS {
         samples.push(runtime.block_on(load.run(&system))?);
     }
-    let pids = system.pids();
-    let memory: f64 = pids.iter().map(|pid| usage::memory_mib(*pid)).sum();
-    Ok(Round { samples, memory_mib: memory / pids.len() as f64 })
+    Ok(Round { samples, memory_mib: memory_mib(&system) })
 }
 
 fn paired(ours: &[Sample], theirs: &[Sample], ratio: impl Fn(&Sample, &Sample) -> f64) -> f64 {
