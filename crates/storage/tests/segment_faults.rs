@@ -308,6 +308,46 @@ fn the_largest_payload_fits_a_segment_beside_the_largest_head() {
     assert_eq!(log.entries(last, LogIndex(11), LogIndex(12), 0).unwrap()[0].payload.len(), log.payload_bytes_max());
 }
 
+/// Recovery has a megabyte of a segment in memory, or one frame.
+#[test]
+fn frames_across_pieces_and_larger_ones_are_recovered_and_damage_to_them_is_found() {
+    let options = SegmentOptions { segment_bytes: 8 << 20, ..options() };
+    let open = |disk: &SimDisk| SegmentLog::open_stepped(Arc::new(disk.clone()), &options);
+    let disk = SimDisk::new();
+    let log = open(&disk).unwrap();
+    let sizes = [700_000, 700_000, 10, 2_500_000, 300_000, 1 << 20, 20];
+    let mut middles = Vec::new();
+    let mut at = 4096;
+    for (index, bytes) in (1..).zip(sizes) {
+        let done = submit(&log, vec![large(R, index, bytes)]);
+        while log.step() {}
+        done.recv().unwrap().unwrap();
+        middles.push(at + 72 + bytes / 2);
+        at += 72 + bytes; // headers of frame and record, at least
+    }
+    drop(log);
+    let log = open(&disk).unwrap();
+    let found = log.entries(R, LogIndex(1), LogIndex(8), usize::MAX).unwrap();
+    assert_eq!(found.len(), sizes.len());
+    for (entry, bytes) in found.iter().zip(sizes) {
+        assert!(entry.payload == vec![entry.index.0 as u8; bytes], "entry {}", entry.index.0);
+    }
+    drop(log);
+    let name = "00000000000000000001.log";
+    for (index, middle) in (1..).zip(middles) {
+        let (disk, mut content) = (disk.fork(), disk.content(name));
+        content[middle] ^= 1;
+        disk.damage(name, content);
+        match open(&disk) {
+            Ok(log) => assert_eq!((index, log.status(R).unwrap().last.index), (7, LogIndex(6))),
+            Err(error) => {
+                assert!(index < 7, "{error}");
+                assert!(error.to_string().contains("was written after it was synced"), "entry {index}: {error}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_cache_keeps_its_bound_and_old_entries_come_from_the_disk() {
     let disk = SimDisk::new();

@@ -130,6 +130,9 @@ impl Header {
     }
 }
 
+/// The records of a frame, each with its place in the segment.
+pub(crate) type Records = Vec<(u32, Record)>;
+
 /// The header of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
@@ -155,8 +158,12 @@ pub(crate) fn seal_frame(frame: &mut [u8], life: Life, offset: u32, records: u32
 impl FrameHeader {
     /// The header at `offset` of the segment `file`, if there is one of this life.
     pub(crate) fn at(file: &[u8], life: Life, offset: u32) -> Option<FrameHeader> {
-        let start = offset as usize;
-        let bytes = file.get(start..start + FRAME_HEADER_BYTES as usize)?;
+        FrameHeader::decode(file.get(offset as usize..)?, life, offset, file.len() as u64)
+    }
+
+    /// The header that `bytes` begin with, if it is one of this life, made for this place of a segment of so many bytes.
+    pub(crate) fn decode(bytes: &[u8], life: Life, offset: u32, file_bytes: u64) -> Option<FrameHeader> {
+        let bytes = bytes.get(..FRAME_HEADER_BYTES as usize)?;
         let ours = u64_at(bytes, 8) == life.segment && u32_at(bytes, 16) == offset;
         if !ours || life.crc(&bytes[4..]) != u32_at(bytes, 0) {
             return None;
@@ -164,7 +171,7 @@ impl FrameHeader {
         let header =
             FrameHeader { body_crc: u32_at(bytes, 4), body_bytes: u32_at(bytes, 20), records: u32_at(bytes, 24) };
         let end = u64::from(offset) + u64::from(FRAME_HEADER_BYTES) + u64::from(header.body_bytes);
-        (end <= file.len() as u64).then_some(header)
+        (end <= file_bytes).then_some(header)
     }
 
     /// Where the frame that starts at `offset` ends.
@@ -172,10 +179,15 @@ impl FrameHeader {
         offset + FRAME_HEADER_BYTES + self.body_bytes
     }
 
-    /// The records of the whole frame at `offset`, each with its own offset; `None` when the body is not what was sealed.
-    pub(crate) fn records(&self, file: &[u8], life: Life, offset: u32) -> Option<Vec<(u32, Record)>> {
+    /// The records of the frame at `offset` of the segment `file`, as [`FrameHeader::records_in`].
+    pub(crate) fn records(&self, file: &[u8], life: Life, offset: u32) -> Option<Records> {
         let start = offset + FRAME_HEADER_BYTES;
-        let body = file.get(start as usize..self.end(offset) as usize)?;
+        self.records_in(file.get(start as usize..self.end(offset) as usize)?, life, offset)
+    }
+
+    /// The records of the whole frame at `offset`, each with its own offset; `None` when the body is not what was sealed.
+    pub(crate) fn records_in(&self, body: &[u8], life: Life, offset: u32) -> Option<Records> {
+        let start = offset + FRAME_HEADER_BYTES;
         if life.crc(body) != self.body_crc {
             return None;
         }

@@ -25,7 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::format::{
-    ALIGN, FRAME_HEADER_BYTES, FrameHeader, HEADER_BYTES, Header, HeaderError, Life, RANGE_STATE_BYTES, Record,
+    ALIGN, FRAME_HEADER_BYTES, FrameHeader, HEADER_BYTES, Header, HeaderError, Life, RANGE_STATE_BYTES, Record, Records,
 };
 use super::ledger::Ledger;
 use super::{SegmentFile, SegmentOptions};
@@ -33,6 +33,9 @@ use crate::ids::RangeId;
 use crate::log::LogError;
 use crate::log::disk::{Disk, DiskFile};
 use crate::log::index::{Place, RangeLogs, Slot};
+
+/// Bytes of a segment that are read at once, unless a frame is larger.
+const PIECE_BYTES: u32 = 1 << 20;
 
 /// What recovery found. `segments` is never empty and has no gap; the last one is where writing goes on, at `end`.
 pub(crate) struct Recovered {
@@ -151,6 +154,47 @@ impl Found {
     }
 }
 
+/// A piece of a segment's file: a start must not take as much memory as a segment is large.
+struct Window<'a> {
+    segment: &'a Found,
+    /// Where in the file `bytes` begin.
+    begin: u32,
+    bytes: Vec<u8>,
+}
+
+impl Window<'_> {
+    /// So many bytes from `offset` on, or as many as the file has there.
+    fn bytes(&mut self, offset: u32, len: u32) -> Result<&[u8], LogError> {
+        let file_bytes = self.segment.header.file_bytes;
+        let end = offset.saturating_add(len).min(file_bytes);
+        let offset = offset.min(end);
+        if offset < self.begin || (end - self.begin) as usize > self.bytes.len() {
+            let piece = (end - offset).max(PIECE_BYTES.min(file_bytes - offset));
+            self.begin = offset;
+            self.bytes.resize(piece as usize, 0);
+            let read = self.segment.file.read_at(&mut self.bytes, offset.into());
+            read.map_err(|error| LogError::io("read", &self.segment.path, error))?;
+        }
+        let from = (offset - self.begin) as usize;
+        Ok(&self.bytes[from..from + (end - offset) as usize])
+    }
+
+    /// The header of a frame at `offset`, if there is one of this segment's life.
+    fn header(&mut self, offset: u32) -> Result<Option<FrameHeader>, LogError> {
+        let Header { life, file_bytes, .. } = self.segment.header;
+        let bytes = self.bytes(offset, FRAME_HEADER_BYTES)?;
+        Ok(FrameHeader::decode(bytes, life, offset, file_bytes.into()))
+    }
+
+    /// The frame at `offset` with its records, if it is whole.
+    fn frame(&mut self, offset: u32) -> Result<Option<(FrameHeader, Records)>, LogError> {
+        let Some(header) = self.header(offset)? else { return Ok(None) };
+        let (life, start) = (self.segment.life(), offset + FRAME_HEADER_BYTES);
+        let records = header.records_in(self.bytes(start, header.end(offset) - start)?, life, offset);
+        Ok(records.map(|records| (header, records)))
+    }
+}
+
 #[derive(Default)]
 struct Replay {
     ledger: Ledger,
@@ -165,19 +209,16 @@ impl Replay {
     /// Reads one segment and returns where its frames end. `stated_end` is where they must end; `None` in the newest.
     /// `oldest`: the segments before it are gone, so its head must tell the ranges.
     fn read_segment(&mut self, segment: &Found, stated_end: Option<u32>, oldest: bool) -> Result<u32, LogError> {
-        let mut bytes = vec![0; segment.header.file_bytes as usize];
-        segment.file.read_at(&mut bytes, 0).map_err(|error| LogError::io("read", &segment.path, error))?;
+        let mut window = Window { segment, begin: 0, bytes: Vec::new() };
         let (mut offset, mut last_frame) = (HEADER_BYTES, None);
         while stated_end.is_none_or(|end| offset < end) {
-            let frame = FrameHeader::at(&bytes, segment.life(), offset);
-            let records = frame.and_then(|frame| Some((frame, frame.records(&bytes, segment.life(), offset)?)));
-            let Some((frame, records)) = records else {
+            let Some((frame, records)) = window.frame(offset)? else {
                 match stated_end {
                     Some(end) => {
                         let what = format!("a frame cannot be read, but the segment is complete up to {end}");
                         return Err(segment.damaged(offset.into(), what));
                     }
-                    None => refuse_frames_behind(segment, &bytes, offset)?,
+                    None => refuse_frames_behind(&mut window, offset)?,
                 }
                 break;
             };
@@ -196,7 +237,7 @@ impl Replay {
                 Err(segment.damaged(offset.into(), what))
             }
             (None, Some(last_frame)) => {
-                self.last_frame = Some((last_frame, bytes[last_frame as usize..offset as usize].to_vec()));
+                self.last_frame = Some((last_frame, window.bytes(last_frame, offset - last_frame)?.to_vec()));
                 Ok(offset)
             }
             _ => Ok(offset),
@@ -285,16 +326,17 @@ impl Replay {
 }
 
 /// Refuses when a frame header of this life lies behind the frame at `bad`, which cannot be read.
-fn refuse_frames_behind(segment: &Found, bytes: &[u8], bad: u32) -> Result<(), LogError> {
+fn refuse_frames_behind(window: &mut Window<'_>, bad: u32) -> Result<(), LogError> {
+    let segment = window.segment;
     let mut offset = bad + ALIGN;
-    while offset as usize + FRAME_HEADER_BYTES as usize <= bytes.len() {
-        if FrameHeader::at(bytes, segment.life(), offset).is_some() {
+    while u64::from(offset) + u64::from(FRAME_HEADER_BYTES) <= u64::from(segment.header.file_bytes) {
+        if window.header(offset)?.is_some() {
             let what = format!("a frame cannot be read, but one at {offset} was written after it was synced");
             return Err(segment.damaged(bad.into(), what));
         }
         offset += ALIGN;
     }
-    if FrameHeader::at(bytes, segment.life(), bad).is_some() {
+    if window.header(bad)?.is_some() {
         tracing::warn!(path = %segment.path.display(), offset = bad, "dropped an incomplete frame at the end of the log");
     }
     Ok(())
