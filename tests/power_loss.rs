@@ -7,10 +7,12 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests fail by panicking, as tests do
 
+use std::time::{Duration, Instant};
+
 use dstore_e2e::load::Load;
 use dstore_e2e::{connect, seed};
 use dstore_testkit::powerloss::{Choose, Fault, PowerLoss, Seeded, Style};
-use dstore_testkit::process::{Dstore, Refused, Server};
+use dstore_testkit::process::{Dstore, PATIENCE, Refused, Server};
 use dstore_testkit::scratch::Scratch;
 
 /// A node that loses power, with a log so small that segments are reused and the data is flushed all the time.
@@ -34,6 +36,22 @@ impl Node {
 
     fn start(&self) -> Result<Server, Refused> {
         self.dstore.start_watched(&self.scratch, &self.power)
+    }
+
+    /// Until the log's next segment is prepared. What fails while it is being prepared stops nobody: the node says so and tries
+    /// again later.
+    fn wait_for_spare_segment(&self) {
+        let log = self.scratch.path().join("data/log");
+        let is_spare = |name: &str| name.starts_with("spare-") && !name.ends_with(".making");
+        let spare_is_there = || {
+            let mut files = std::fs::read_dir(&log).unwrap();
+            files.any(|file| is_spare(&file.unwrap().file_name().to_string_lossy()))
+        };
+        let begun = Instant::now();
+        while !spare_is_there() {
+            assert!(begun.elapsed() < PATIENCE, "no spare segment in {}", log.display());
+            std::thread::sleep(Duration::from_millis(5)); // there is no event of another process to wait for
+        }
     }
 }
 
@@ -142,6 +160,7 @@ fn a_failed_fdatasync_stops_the_node_before_it_acknowledges() {
     let mut node = Node::new();
     let mut load = Load::new(4, 2);
     let server = node.start().unwrap();
+    node.wait_for_spare_segment();
     node.power.inject(Fault::SyncFails { nth: 40, errno: libc::EIO }).unwrap();
     load.write(server.address(), usize::MAX, || ()).unwrap(); // until the server is gone
     let said = server.stderr();
@@ -159,6 +178,7 @@ fn a_full_disk_loses_nothing_that_was_acknowledged() {
     let mut node = Node::new();
     let mut load = Load::new(4, 3);
     let server = node.start().unwrap();
+    node.wait_for_spare_segment();
     node.power.inject(Fault::WriteFails { nth: 60, errno: libc::ENOSPC }).unwrap();
     load.write(server.address(), usize::MAX, || ()).unwrap();
     let status = server.wait();
