@@ -49,7 +49,7 @@ pub struct Cursors {
     drawn: u64,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     db: u8,
     position: Bytes,
@@ -78,6 +78,22 @@ impl Cursors {
         assert!(entries_max >= 2, "one scan needs two entries");
         let (entries, oldest) = (BTreeMap::new(), VecDeque::new());
         Cursors { entries, oldest, bytes: 0, entries_max, bytes_max, seed, issued: 0, drawn: 0 }
+    }
+
+    /// A table that will give and draw the same numbers as this one, and knows of its cursors these alone: for an evaluation
+    /// that is to go the same way, elsewhere.
+    #[must_use]
+    pub fn twin(&self, cursors: &[u64]) -> Cursors {
+        let mut twin = Cursors { issued: self.issued, drawn: self.drawn, ..Cursors::new(self.seed) };
+        for cursor in cursors {
+            if let Some(entry) = self.entries.get(cursor) {
+                twin.oldest.push_back(*cursor);
+                twin.bytes += entry.position.len();
+                let replaced = twin.entries.insert(*cursor, entry.clone());
+                twin.bytes -= replaced.map_or(0, |replaced| replaced.position.len());
+            }
+        }
+        twin
     }
 
     /// How many cursors are remembered.
@@ -165,6 +181,17 @@ mod tests {
 
     fn at(key: &'static str) -> Bytes {
         Bytes::from_static(key.as_bytes())
+    }
+
+    #[test]
+    fn a_twin_goes_the_same_way() {
+        let mut table = Cursors::new(7);
+        let first = table.advance(0, 0, Bytes::from("a"));
+        let other = table.advance(1, 0, Bytes::from("b"));
+        let mut twin = table.twin(&[first, 99]);
+        assert_eq!((twin.position(0, first), twin.position(1, other)), (Some(Bytes::from("a")), None));
+        assert_eq!(twin.draw(), table.draw());
+        assert_eq!(twin.advance(0, first, Bytes::from("c")), table.advance(0, first, Bytes::from("c")));
     }
 
     #[test]

@@ -23,6 +23,9 @@ const LOOKED_UP: Portion = Portion { keys: 100, bytes: 256 << 10 };
 /// Cells of the table of LCS.
 const COMPARED: usize = 200_000;
 
+/// Keys beyond which a listing counts as a walk over everything.
+const WALK_KEYS_MIN: u64 = 10_000;
+
 /// Keys up to which a command is evaluated at once.
 const SHORT_KEYS_MAX: usize = 500;
 
@@ -63,6 +66,11 @@ impl LongRead {
             CommandId::MGet | CommandId::Exists | CommandId::Touch => args.len() > SHORT_KEYS_MAX,
             _ => false,
         }
+    }
+
+    /// Whether it may walk over all the data there is, which it does not pay to keep in a cache.
+    pub fn walks(&self) -> bool {
+        matches!(&self.work, Work::List { listing, .. } if listing.left() > WALK_KEYS_MIN)
     }
 
     /// Begins, if the request is one of these and nothing is wrong with it. The reply may be encoded already, in this

@@ -209,6 +209,11 @@ impl Listing {
         })
     }
 
+    /// Entries still wanted.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+
     /// All of it in one go, if it is not so long that others must be served in between.
     fn at_once(mut self, evaluation: &Evaluation<'_>) -> Result<Reply, Stop> {
         self.looks_left = self.looks_left.min(AT_ONCE_KEYS_MAX);

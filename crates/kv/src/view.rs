@@ -17,7 +17,7 @@ pub trait View {
     /// The value of `key`, if it is there.
     ///
     /// # Errors
-    /// When the data cannot be read. The caller of [`evaluate`](crate::evaluate) gets it back.
+    /// When the data cannot be read, or not without waiting. The caller of [`evaluate`](crate::evaluate) gets it back.
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ViewError>;
 
     /// Calls `visit` with every key in `span` (its end excluded) and its value, in order, until it breaks.
@@ -27,9 +27,15 @@ pub trait View {
     fn scan(&self, span: Range<&[u8]>, direction: Direction, visit: &mut Visitor<'_>) -> Result<(), ViewError>;
 }
 
-/// Why the data could not be read. Nobody may answer a client from it: the node stops.
+/// Why the data could not be read. Nobody may answer a client from it. Unless it is [`ViewError::NotInMemory`], the node
+/// stops.
 #[derive(Debug, thiserror::Error)]
 pub enum ViewError {
+    /// The view does not wait for a disk, and what it was asked for is not in memory. Nothing was evaluated. Where another
+    /// thread evaluates the same over a view that waits, it is in memory afterwards.
+    #[error("not in memory")]
+    NotInMemory,
+
     /// The engine below the view failed.
     #[error("the data cannot be read: {0}")]
     Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use dstore_storage::snapshot::{Spans, Stage};
-use dstore_storage::{Cursor, Direction, Engine, EngineError, EngineStats, Reader, WriteOp};
+use dstore_storage::{Caching, Cursor, Direction, Engine, EngineError, EngineStats, Reader, WriteOp};
 use quick_cache::Weighter;
 use quick_cache::unsync::Cache;
 
@@ -291,8 +291,15 @@ impl<E: Engine> Stage for CachedStage<E> {
     }
 }
 
-impl<E: Engine> Reader for Cached<E> {
-    fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+/// A value as an engine gives it.
+type Found = Result<Option<Bytes>, EngineError>;
+
+/// A scan of an engine, begun.
+type Begun<'a> = Result<Box<dyn Cursor + 'a>, EngineError>;
+
+impl<E: Engine> Cached<E> {
+    /// What is known of a key, or else what `read` finds in the engine.
+    fn get_with(&self, key: &[u8], read: impl FnOnce(&E) -> Found) -> Found {
         {
             let state = self.state();
             let known = state.records.get(key).or_else(|| state.gathered.get(key));
@@ -300,20 +307,42 @@ impl<E: Engine> Reader for Cached<E> {
                 return Ok(known.clone());
             }
         }
-        let value = self.shared.engine.get(key)?;
+        let value = read(&self.shared.engine)?;
         if value.as_ref().is_none_or(|value| value.len() <= VALUE_BYTES_MAX) {
             self.state().records.insert(Bytes::copy_from_slice(key), value.clone());
         }
         Ok(value)
     }
 
-    fn scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
+    /// What `below` scans of the engine, with what has not settled on top.
+    fn scan_with<'a>(
+        &'a self,
+        range: Range<&[u8]>,
+        direction: Direction,
+        below: impl FnOnce(&'a E) -> Begun<'a>,
+    ) -> Begun<'a> {
         let mut layers = self.state().layers();
         layers.retain(|layer| layer.has_any_in(&range));
-        if layers.is_empty() {
-            return self.shared.engine.scan(range, direction);
-        }
-        Merged::scan(&self.shared.engine, layers, range, direction)
+        let below = below(&self.shared.engine)?;
+        if layers.is_empty() { Ok(below) } else { Merged::scan(below, layers, range, direction) }
+    }
+}
+
+impl<E: Engine> Reader for Cached<E> {
+    fn get(&self, key: &[u8]) -> Found {
+        self.get_with(key, |engine| engine.get(key))
+    }
+
+    fn scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Begun<'a> {
+        self.scan_with(range.clone(), direction, |engine| engine.scan(range, direction))
+    }
+
+    fn try_get(&self, key: &[u8]) -> Found {
+        self.get_with(key, |engine| engine.try_get(key))
+    }
+
+    fn try_scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Begun<'a> {
+        self.scan_with(range.clone(), direction, |engine| engine.try_scan(range, direction))
     }
 }
 
@@ -342,9 +371,9 @@ impl<E: Engine> Engine for Cached<E> {
         if layers.is_empty() { below } else { Box::new(Merged { below, layers }) }
     }
 
-    fn freeze(&self) -> Box<dyn Reader + Send + Sync> {
+    fn freeze(&self, caching: Caching) -> Box<dyn Reader + Send + Sync> {
         let layers = self.state().layers();
-        let below = self.shared.engine.freeze();
+        let below = self.shared.engine.freeze(caching);
         if layers.is_empty() { below } else { Box::new(Merged { below, layers }) }
     }
 
@@ -476,8 +505,12 @@ mod tests {
                     0 => assert_eq!(seen(&cached, direction), seen(&plain, direction), "seed {seed}"),
                     1 => assert_eq!(seen(&*cached.snapshot(), direction), seen(&plain, direction), "seed {seed}"),
                     2 => {
-                        frozen =
-                            Some((cached.freeze(), seen(&plain, Direction::Forward), plain.get(&key).unwrap(), key))
+                        frozen = Some((
+                            cached.freeze(Caching::Pass),
+                            seen(&plain, Direction::Forward),
+                            plain.get(&key).unwrap(),
+                            key,
+                        ))
                     }
                     _ => {}
                 }

@@ -90,21 +90,20 @@ pub(crate) struct Merged<R: ?Sized> {
 }
 
 impl Merged<dyn Reader> {
-    /// A scan of `below` with `layers` on top.
-    pub(crate) fn scan<'a, R: Reader + ?Sized>(
-        below: &'a R,
+    /// A scan with `layers` on top of what a scan of the same range gives `below`.
+    pub(crate) fn scan<'a>(
+        below: Box<dyn Cursor + 'a>,
         layers: Layers,
         range: Range<&[u8]>,
         direction: Direction,
     ) -> Result<Box<dyn Cursor + 'a>, EngineError> {
         if range.start >= range.end {
-            return below.scan(range, direction);
+            return Ok(below);
         }
         let whole =
             (Bound::Included(Bytes::copy_from_slice(range.start)), Bound::Excluded(Bytes::copy_from_slice(range.end)));
         let mut above = Above { layers, direction, left: whole, effect: None };
         above.find();
-        let below = below.scan(range, direction)?;
         let mut cursor = MergedCursor { below, above, shows_above: false };
         cursor.find()?;
         Ok(Box::new(cursor))
@@ -120,7 +119,7 @@ impl Reader for Merged<Box<dyn Reader + Send + Sync + '_>> {
     }
 
     fn scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
-        Merged::scan(&*self.below, self.layers.clone(), range, direction)
+        Merged::scan(self.below.scan(range.clone(), direction)?, self.layers.clone(), range, direction)
     }
 }
 

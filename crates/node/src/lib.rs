@@ -45,6 +45,7 @@ mod administer;
 mod batch;
 mod cached;
 mod check;
+mod cold;
 mod disk;
 mod entry;
 mod gateway;
@@ -76,6 +77,7 @@ mod writes;
 
 pub use cached::Settlement;
 pub use check::CheckStatus;
+pub use cold::{ReadDone, Reading};
 pub use disk::{DiskStatus, Space};
 pub use entry::{Entry, EntryError};
 pub use gateway::{ClientAddress, Facts, Host, LogUse, SessionId, Stats, Usage};

@@ -1,37 +1,43 @@
-//! Reads that take long, one portion a turn, so that everybody else is served in between.
+//! Reads that may take long: begun on the loop, and where they are not over in a moment, done by another thread.
 //!
 //! ```text
-//!  KEYS, alone in its batch ── may be answered from the applied state ──> the data is frozen
-//!       ┌────── one portion a turn, in rotation ──────┐
-//!       └─> done ──> finish        needs time ──> the log gets the time ──> begins again, as of that time
+//!  KEYS, alone in its batch ── may be answered from the applied state ──> a portion of it, at once ──> over: finish
+//!                                                                            │ not over, or not in memory
+//!            the data is frozen ── Output::Read ──> all of it, elsewhere <───┘
+//!                                                   └──> Node::handle_read ──> finish
+//!                                          needs time ──> the log gets the time ──> begins again, as of that time
 //! ```
 //!
 //! The answer is that of the moment at which the data was frozen, which lies between question and answer; by then it was
-//! certain that nobody else led. What is written meanwhile does not show. Few are under way at a time, since each holds
-//! its reply and keeps old data from being dropped; the others wait, and are looked at as if they had just come.
+//! certain that nobody else led. What is written meanwhile does not show. Few are under way at a time, since each takes up a
+//! thread, holds its reply and keeps old data from being dropped; the others wait, and are looked at as if they had just
+//! come.
 //!
 //! In the order of the log nothing can come in between: KEYS within MULTI holds up everybody, as it does in Redis.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Weak};
 
-use dstore_kv::{Context, LongRead, Mode};
+use dstore_kv::{Context, Cursors, Limits, LongRead, Mode, Outcome, ViewError};
 use dstore_resp::ProtocolVersion;
 use dstore_storage::layout::Stamp;
-use dstore_storage::{Engine, RangeId, Reader};
+use dstore_storage::{Caching, Engine, RangeId};
 
-use crate::batch::{Command, Done};
+use crate::batch::{Command, Done, Item, Work};
+use crate::cold::Reading;
 use crate::serve::{Task, Who};
-use crate::view::OverlayView;
+use crate::view::{OverlayView, Patience};
 use crate::wire::Refused;
-use crate::{Node, NodeError, Now};
+use crate::{Node, NodeError, Now, Output};
 
-/// Reads under way at a time.
-const RUNNING_MAX: usize = 4;
+/// Reads under way at a time: fewer than there are threads for them, so that others get what they need from the disk.
+const RUNNING_MAX: usize = 2;
 
 /// See the [module](self).
 #[derive(Default)]
 pub(crate) struct LongReads {
-    running: VecDeque<Running>,
+    /// By the tokens of what was asked for.
+    running: BTreeMap<u64, Running>,
     waiting: VecDeque<Waiting>,
     /// The time as of which a read begins, if it is not now.
     as_of_ms: Option<u64>,
@@ -42,11 +48,9 @@ struct Running {
     task: Task,
     /// What came before it in its batch.
     done: Vec<Done>,
-    read: LongRead,
-    data: Box<dyn Reader + Send + Sync>,
-    db: u8,
-    applied: Stamp,
     now_ms: u64,
+    /// Who reads looks whether it is still there: else nobody wants the outcome.
+    _wanted: Arc<()>,
 }
 
 struct Waiting {
@@ -56,10 +60,19 @@ struct Waiting {
     as_of_ms: Option<u64>,
 }
 
-impl LongReads {
-    /// Whether the next turn has something to do.
-    pub(crate) fn is_busy(&self) -> bool {
-        !self.running.is_empty()
+/// Where and when a long read happens.
+#[derive(Clone, Copy)]
+struct Scene {
+    range: RangeId,
+    db: u8,
+    applied: Stamp,
+    now_ms: u64,
+}
+
+impl Scene {
+    fn context<'a>(self, limits: &'a Limits, cursors: &'a mut Cursors) -> Context<'a> {
+        let Scene { range, db, applied, now_ms } = self;
+        Context { db, range, mode: Mode::Read { applied }, now_ms, limits, cursors }
     }
 }
 
@@ -76,24 +89,54 @@ impl<E: Engine> Node<E> {
         range: RangeId,
         task: Task,
         done: Vec<Done>,
-        (db, read): (u8, LongRead),
+        (item, mut read): (&Item, LongRead),
     ) -> Result<(), NodeError> {
         let as_of_ms = self.long_reads.as_of_ms;
+        let Work::One(command) = &item.work else { return Ok(()) };
+        let Some(group) = self.groups.get(&range) else { return Ok(()) };
+        let (applied, now_ms) = (group.replica.applied().stamp, as_of_ms.unwrap_or_else(|| now.wall_ms()));
+        let scene = Scene { range, db: command.db, applied, now_ms };
+        let view = OverlayView { engine: &self.engine, overlay: None, patience: Patience::MustNotWait };
+        match read.go_on(&view, scene.context(&self.limits.commands, &mut self.cursors)) {
+            Ok(Some(outcome)) => return self.long_read_over(now, range, task, (done, now_ms), outcome),
+            Ok(None) => {}
+            Err(ViewError::NotInMemory) => match self.long_read(command, item.version) {
+                Some(again) => read = again,
+                None => return Ok(()),
+            },
+            Err(error) => return Err(error.into()),
+        }
         if self.long_reads.running.len() >= RUNNING_MAX {
             self.long_reads.waiting.push_back(Waiting { range, task, as_of_ms });
             return Ok(());
         }
-        let Some(group) = self.groups.get(&range) else { return Ok(()) };
-        let (applied, now_ms) = (group.replica.applied().stamp, as_of_ms.unwrap_or_else(|| now.wall_ms()));
-        let data = self.engine.freeze();
-        self.read_portion(now, Running { range, task, done, read, data, db, applied, now_ms })
+        mark!(LongReadElsewhere);
+        let token = self.cold.next_token();
+        let wanted = Arc::new(());
+        self.outputs.push_back(Output::Read(self.read_on_elsewhere(token, read, scene, Arc::downgrade(&wanted))));
+        self.long_reads.running.insert(token, Running { range, task, done, now_ms, _wanted: wanted });
+        Ok(())
     }
 
-    /// Does a portion of every read's work, and begins those that have waited.
-    pub(crate) fn read_on(&mut self, now: Now) -> Result<(), NodeError> {
-        if let Some(running) = self.long_reads.running.pop_front() {
-            self.read_portion(now, running)?;
-        }
+    /// The rest of a read, over the data as it is now.
+    fn read_on_elsewhere(&self, token: u64, mut read: LongRead, scene: Scene, wanted: Weak<()>) -> Reading {
+        let data = self.engine.freeze(if read.walks() { Caching::Pass } else { Caching::Keep });
+        let limits = self.limits.commands.clone();
+        Reading::new(token, move || {
+            // It has no use for any.
+            let mut cursors = Cursors::new(0);
+            let view = OverlayView { engine: &*data, overlay: None, patience: Patience::Waits };
+            while wanted.strong_count() > 0 {
+                if let Some(outcome) = read.go_on(&view, scene.context(&limits, &mut cursors))? {
+                    return Ok(Some(outcome));
+                }
+            }
+            Ok(None)
+        })
+    }
+
+    /// Begins the reads that have waited, as far as there is room.
+    pub(crate) fn begin_waiting(&mut self, now: Now) -> Result<(), NodeError> {
         let come = |node: &Self, waiting: &Waiting| {
             let applied = node.groups.get(&waiting.range).map(|group| group.replica.applied().stamp.ms());
             waiting.as_of_ms.is_none_or(|as_of_ms| applied.is_none_or(|applied| applied >= as_of_ms))
@@ -110,24 +153,24 @@ impl<E: Engine> Node<E> {
         Ok(())
     }
 
-    fn read_portion(&mut self, now: Now, mut running: Running) -> Result<(), NodeError> {
-        if !self.is_wanted(now, &running.task) {
-            return Ok(());
+    /// A read was done elsewhere; or it was not, since nobody wants it any more.
+    pub(crate) fn long_read_done(&mut self, now: Now, token: u64, outcome: Option<Outcome>) -> Result<(), NodeError> {
+        match (self.long_reads.running.remove(&token), outcome) {
+            (Some(Running { range, task, done, now_ms, .. }), Some(outcome)) => {
+                self.long_read_over(now, range, task, (done, now_ms), outcome)
+            }
+            _ => Ok(()),
         }
-        let view = OverlayView { engine: &*running.data, overlay: None };
-        let context = Context {
-            db: running.db,
-            range: running.range,
-            mode: Mode::Read { applied: running.applied },
-            now_ms: running.now_ms,
-            limits: &self.limits.commands,
-            cursors: &mut self.cursors,
-        };
-        let Some(outcome) = running.read.go_on(&view, context)? else {
-            self.long_reads.running.push_back(running);
-            return Ok(());
-        };
-        let Running { range, task, mut done, now_ms, .. } = running;
+    }
+
+    fn long_read_over(
+        &mut self,
+        now: Now,
+        range: RangeId,
+        task: Task,
+        (mut done, now_ms): (Vec<Done>, u64),
+        outcome: Outcome,
+    ) -> Result<(), NodeError> {
         if !outcome.needs_time {
             done.push(Done::Reply(outcome.reply));
             return self.finish(now, &task, done);
@@ -143,12 +186,15 @@ impl<E: Engine> Node<E> {
         Ok(())
     }
 
-    /// Whether somebody still waits for the answer. A client of this node does as long as work on it goes on.
-    fn is_wanted(&mut self, now: Now, task: &Task) -> bool {
-        let Who::Session(id) = task.who else { return true };
+    /// A client waits as long as work on his answer goes on; and where he does not any more, the work ends.
+    pub(crate) fn keep_long_reads(&mut self, now: Now) {
         let deadline = now.mono + self.limits.request_timeout;
-        let outstanding = self.sessions.get_mut(id).and_then(|session| session.outstanding.as_mut());
-        let outstanding = outstanding.filter(|outstanding| outstanding.batch.first == task.batch.first);
-        outstanding.map(|outstanding| outstanding.deadline = outstanding.deadline.max(deadline)).is_some()
+        let sessions = &mut self.sessions;
+        self.long_reads.running.retain(|_, Running { task, .. }| {
+            let Who::Session(id) = task.who else { return true };
+            let outstanding = sessions.get_mut(id).and_then(|session| session.outstanding.as_mut());
+            let outstanding = outstanding.filter(|outstanding| outstanding.batch.first == task.batch.first);
+            outstanding.map(|outstanding| outstanding.deadline = outstanding.deadline.max(deadline)).is_some()
+        });
     }
 }

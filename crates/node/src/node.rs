@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use dstore_kv::{Cursors, Limits};
+use dstore_kv::{Cursors, Limits, ViewError};
 use dstore_raft::Time;
 use dstore_resp::{ProtocolVersion, Reply};
 use dstore_rpc::{Identity, NodeId, RequestId, Status};
+use dstore_storage::layout::Stamp;
 use dstore_storage::snapshot::{Checksum, Export, Install};
 use dstore_storage::{Engine, EngineError, Log, LogError, LogIndex, LogOp, Position, RangeId, WriteOp};
 use prost::Message as _;
 
 use crate::cached::{Cached, Settlement};
+use crate::cold::{Cold, Reading};
 use crate::disk::Disk;
 use crate::entry::EntryError;
 use crate::gateway::{
@@ -285,6 +287,9 @@ pub enum Output {
     /// Give the engine what has gathered above it, off the loop: `settlement.run()`. Then call [`Node::handle_settled`]. One
     /// at a time.
     Settle(Settlement),
+    /// Read something, on a thread that may wait for the disk: `reading.run()`. Then call [`Node::handle_read`] with what
+    /// that gives. Any number at a time, in any order.
+    Read(Reading),
     /// A peer is to be reached there from now on; without an address, it is a peer no more.
     Peer {
         /// Which.
@@ -382,6 +387,7 @@ pub struct Node<E> {
     pub(crate) sessions: Sessions,
     pub(crate) cursors: Cursors,
     pub(crate) long_reads: LongReads,
+    pub(crate) cold: Cold,
     pub(crate) limits: NodeLimits,
     pub(crate) facts: Facts,
     pub(crate) stats: Stats,
@@ -471,6 +477,7 @@ impl<E: Engine> Node<E> {
             sessions: Sessions::default(),
             cursors: Cursors::new(seed),
             long_reads: LongReads::default(),
+            cold: Cold::default(),
             limits,
             facts,
             stats: Stats::default(),
@@ -672,7 +679,6 @@ impl<E: Engine> Node<E> {
     pub fn end_turn(&mut self, now: Now) -> Result<(), NodeError> {
         self.turn += 1;
         self.ready.extend(self.later.drain(..));
-        self.read_on(now)?;
         loop {
             self.dispatch(now)?;
             for range in RANGES {
@@ -686,6 +692,7 @@ impl<E: Engine> Node<E> {
                 self.drop_unwanted_snapshot(range);
                 self.begin_sums(range);
             }
+            self.begin_waiting(now)?;
             let events = std::mem::take(&mut self.events);
             let quiet = events.is_empty();
             for (range, event) in events {
@@ -831,14 +838,23 @@ impl<E: Engine> Node<E> {
         let records_max = self.sweep_records_max();
         let Some(group) = self.groups.get_mut(&USER_RANGE) else { return Ok(SWEEP_INTERVAL_MS) };
         // A node that cannot keep up with its clients does not add work of its own.
-        if group.serving().is_none() || congested || group.replica.is_behind() {
+        if group.serving().is_none() || congested || group.replica.is_behind() || self.cold.parks_sweep() {
             return Ok(SWEEP_INTERVAL_MS);
         }
         if group.replica.has_open() {
             self.seal(USER_RANGE);
         }
         let Some(group) = self.groups.get_mut(&USER_RANGE) else { return Ok(SWEEP_INTERVAL_MS) };
-        let sweep = group.replica.sweep(now, self.sweep_from_ms, records_max, &self.engine)?;
+        let from_ms = self.sweep_from_ms;
+        let sweep = match group.replica.sweep(now, from_ms, records_max, (self.cold.sweep_patience(), &self.engine)) {
+            Err(NodeError::View(ViewError::NotInMemory)) => {
+                mark!(ColdSweep);
+                self.park_sweep(USER_RANGE, from_ms, records_max, Stamp::from_ms(now.wall_ms()));
+                return Ok(SWEEP_BACKLOG_INTERVAL_MS);
+            }
+            sweep => sweep?,
+        };
+        self.cold.swept();
         self.sweep_from_ms = sweep.resume_ms;
         self.stats.expired_keys += sweep.keys_removed;
         Ok(if sweep.more { SWEEP_BACKLOG_INTERVAL_MS } else { SWEEP_INTERVAL_MS })
@@ -876,7 +892,7 @@ impl<E: Engine> Node<E> {
         for group in self.groups.values() {
             wait = wait.min(group.deadline().since(now.mono));
         }
-        if !self.later.is_empty() || self.long_reads.is_busy() {
+        if !self.later.is_empty() {
             return Duration::ZERO;
         }
         if !self.held.is_empty() {

@@ -55,6 +55,10 @@ pub enum Planted {
     LeaveAtOnce,
     /// A key is told to have expired by the clock alone: the log does not get the time.
     ExpiredByClockAlone,
+    /// A batch that waits for the disk is executed when that has come, whoever leads by then and in which term.
+    KeepParked,
+    /// What a block has done before it met something that is not in memory stays in the open entry.
+    KeepHalfBlock,
     /// INCR evaluates over the applied state, and so misses what is logged and not applied.
     StaleIncrement,
     /// WATCH does not see that a key expires.

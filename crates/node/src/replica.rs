@@ -30,7 +30,7 @@ use crate::check::Frozen;
 use crate::entry::{self, Entry};
 use crate::overlay::Overlay;
 use crate::transfer::spans_of;
-use crate::view::OverlayView;
+use crate::view::{OverlayView, Patience};
 use crate::{NodeError, Now};
 
 /// A command as a replica sees it.
@@ -166,6 +166,8 @@ impl Applied {
 /// What evaluation has at hand beside the replica itself.
 pub(crate) struct Tools<'a, E> {
     pub(crate) engine: &'a E,
+    /// If it must not wait, the error [`dstore_kv::ViewError::NotInMemory`] leaves everything as it was.
+    pub(crate) patience: Patience,
     pub(crate) cursors: &'a mut dyn CursorTable,
     pub(crate) limits: &'a Limits,
 }
@@ -246,7 +248,7 @@ impl Replica {
             }
         };
         let misses = planted!(self, StaleIncrement) && call.spec.full_name.eq_ignore_ascii_case("incr");
-        let view = self.view(if misses { Order::Applied } else { order }, tools.engine);
+        let view = self.view(if misses { Order::Applied } else { order }, tools.patience, tools.engine);
         let context = Context {
             db: call.db,
             range: self.range,
@@ -270,6 +272,7 @@ impl Replica {
         now: Now,
         order: Order,
         (db, key): (u8, &[u8]),
+        patience: Patience,
         engine: &E,
     ) -> Result<u64, NodeError> {
         let stamp = match order {
@@ -277,7 +280,7 @@ impl Replica {
             Order::Logged => self.open(now).stamp,
         };
         let stamp = if planted!(self, WatchMissesExpiry) { Stamp::ZERO } else { stamp };
-        Ok(dstore_kv::version_of(&self.view(order, engine), db, key, stamp)?)
+        Ok(dstore_kv::version_of(&self.view(order, patience, engine), db, key, stamp)?)
     }
 
     /// Whoever is told now that a key has expired must find it so for ever: the open entry carries its time into the
@@ -293,11 +296,11 @@ impl Replica {
         now: Now,
         from_ms: u64,
         index_records_max: usize,
-        engine: &E,
+        (patience, engine): (Patience, &E),
     ) -> Result<Sweep, NodeError> {
         let stamp = self.open(now).stamp;
         let stamp = if planted!(self, SweepEarly) { Stamp::from_ms(stamp.ms() + 1000) } else { stamp };
-        let view = self.view(Order::Logged, engine);
+        let view = self.view(Order::Logged, patience, engine);
         let mut sweep = dstore_kv::sweep(&view, self.range, stamp, from_ms, index_records_max)?;
         if sweep.keys_removed > 0 {
             mark!(SweepRemoves);
@@ -314,11 +317,21 @@ impl Replica {
 
     /// A record as it will be once everything that is logged, or about to be, is applied.
     pub(crate) fn get<E: Engine>(&self, key: &[u8], engine: &E) -> Result<Option<Bytes>, NodeError> {
-        Ok(self.view(Order::Logged, engine).get(key)?)
+        self.look_up(key, Patience::Waits, engine)
     }
 
-    fn view<'a, E>(&'a self, order: Order, engine: &'a E) -> OverlayView<'a, E> {
-        OverlayView { engine, overlay: (order == Order::Logged).then_some(&self.overlay) }
+    /// The same for one who may be in a hurry.
+    pub(crate) fn look_up<E: Engine>(
+        &self,
+        key: &[u8],
+        patience: Patience,
+        engine: &E,
+    ) -> Result<Option<Bytes>, NodeError> {
+        Ok(self.view(Order::Logged, patience, engine).get(key)?)
+    }
+
+    fn view<'a, E>(&'a self, order: Order, patience: Patience, engine: &'a E) -> OverlayView<'a, E> {
+        OverlayView { engine, overlay: (order == Order::Logged).then_some(&self.overlay), patience }
     }
 
     /// Whether there is anything in the open entry worth logging.

@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use dstore_kv::ViewError;
 use dstore_raft::ReadId;
 use dstore_resp::Reply;
 use dstore_rpc::RequestId;
@@ -27,9 +28,11 @@ use dstore_storage::{Direction, Engine, Position, RangeId, Reader, WriteOp};
 use prost::Message as _;
 
 use crate::batch::{Batch, Command, Done, Item, Watched, Work};
+use crate::cold::patience;
 use crate::gateway::SessionId;
 use crate::record::{self, Record, RecordKey, Remembered};
 use crate::replica::{Call, Order, Tools};
+use crate::view::Patience;
 use crate::wire::{Execute, Executed, Forget, Refused};
 use crate::{Node, NodeError, Now, Output};
 
@@ -58,6 +61,15 @@ pub(crate) struct Task {
     pub(crate) batch: Arc<Batch>,
     /// Where the batch is remembered, if it may come again by another way.
     pub(crate) record: Option<RecordKey>,
+    /// How often it was found not to be in memory, what it needs, and was brought there.
+    pub(crate) rehearsals: u8,
+}
+
+/// Over which state a piece of work is done, and whether it waits for the disk.
+#[derive(Clone, Copy)]
+struct Way {
+    order: Order,
+    patience: Patience,
 }
 
 /// What is under way at a range.
@@ -99,6 +111,8 @@ enum Tried {
     Done(Done),
     /// It must run again in [`Order::Logged`].
     NeedsTime,
+    /// It must run again when what it reads is in memory. It changed nothing, unless it is a block.
+    NotInMemory,
     /// It came to more than one entry, or one reply, may hold; what it did so far must be undone.
     TooLarge(&'static str),
 }
@@ -106,6 +120,11 @@ enum Tried {
 const TOO_LARGE_ENTRY: Tried = Tried::TooLarge("the changes are too large for one log entry");
 
 impl Desk {
+    /// The life that a gateway was last heard in, in the term that is served.
+    pub(crate) fn life_of(&self, node: u64) -> Option<(u64, u64)> {
+        self.gateways.get(&node).copied()
+    }
+
     /// The open entry has got its place: whoever waits for it knows now what to wait for.
     pub(crate) fn sealed(&mut self, position: Position) {
         let waiter = |Unsealed { begun, task, done }| Waiter { begun: begun.unwrap_or(position), position, task, done };
@@ -140,7 +159,7 @@ impl<E: Engine> Node<E> {
         match (refused, batch) {
             (None, Some(batch)) => {
                 let record = Some(RecordKey { node: from.0, incarnation, connection });
-                self.serve(now, range, Task { who: Who::Peer(request), batch: Arc::new(batch), record })
+                self.serve(now, range, Task { who: Who::Peer(request), batch: Arc::new(batch), record, rehearsals: 0 })
             }
             (refused, _) => {
                 self.answer_peer(request, Executed::refusal(refused.unwrap_or(Refused::Stale)));
@@ -179,6 +198,9 @@ impl<E: Engine> Node<E> {
         {
             return Ok(());
         }
+        self.drop_parked(range, |key| {
+            (key.node, key.incarnation) == (node, forget.incarnation) && forget.connections.contains(&key.connection)
+        });
         let Some(group) = self.groups.get_mut(&range) else { return Ok(()) };
         for &connection in &forget.connections {
             let key = RecordKey { node, incarnation: forget.incarnation, connection }.at(range);
@@ -226,18 +248,24 @@ impl<E: Engine> Node<E> {
         }
     }
 
-    fn serve_reads(&mut self, now: Now, range: RangeId, task: Task) -> Result<(), NodeError> {
+    pub(crate) fn serve_reads(&mut self, now: Now, range: RangeId, task: Task) -> Result<(), NodeError> {
         let mut done = Vec::with_capacity(task.batch.items.len());
         let mut bytes = 0;
         let batch = task.batch.clone();
+        let order = if planted!(self, ReadUncommitted) { Order::Logged } else { Order::Applied };
+        let way = Way { order, patience: patience(task.rehearsals) };
         for item in &batch.items {
-            let order = if planted!(self, ReadUncommitted) { Order::Logged } else { Order::Applied };
             if let Work::One(command) = &item.work
                 && let Some(read) = self.long_read(command, item.version)
             {
-                return self.begin_long(now, range, task, done, (command.db, read));
+                return self.begin_long(now, range, task, done, (item, read));
             }
-            match self.try_item(now, range, order, item)? {
+            match self.try_item(now, range, way, item)? {
+                Tried::NotInMemory => {
+                    mark!(ColdRead);
+                    self.park_read(now, range, task);
+                    return Ok(());
+                }
                 Tried::Done(outcome) => done.push(outcome),
                 Tried::TooLarge(what) => done.push(Done::Reply(nothing_done(what))),
                 // A key's deadline has passed by the clock alone. The log gets the time, and all of it runs in it.
@@ -255,12 +283,18 @@ impl<E: Engine> Node<E> {
     }
 
     /// Executes a batch in the order of the log. What came of it is told when its entry is applied.
-    fn serve_logged(&mut self, now: Now, range: RangeId, task: Task) -> Result<(), NodeError> {
+    pub(crate) fn serve_logged(&mut self, now: Now, range: RangeId, task: Task) -> Result<(), NodeError> {
         if self.groups.get(&range).and_then(|group| group.serving()).is_none() {
             self.hand_back(&task, Refused::NotLeader);
             return Ok(());
         }
-        let record = self.recall(range, &task)?;
+        let record = match self.recall(range, &task) {
+            Err(NodeError::View(ViewError::NotInMemory)) => {
+                self.park_logged(now, range, task);
+                return Ok(());
+            }
+            record => record?,
+        };
         let first = task.batch.first;
         if record.as_ref().is_some_and(|record| record.is_later_than(first)) && !planted!(self, AcceptStale) {
             mark!(BatchOvertaken);
@@ -293,9 +327,19 @@ impl<E: Engine> Node<E> {
                         // What is in there of this batch may be committed without the rest.
                         begun = begun.or(sealed.filter(|_| at > 0));
                     }
-                    let (outcome, changed) = self.run_logged(now, range, item)?;
-                    wrote |= changed;
-                    done.push(outcome);
+                    match self.run_logged(now, range, patience(task.rehearsals), item)? {
+                        Some((outcome, changed)) => {
+                            wrote |= changed;
+                            done.push(outcome);
+                        }
+                        None if at == 0 => {
+                            mark!(ColdWrite);
+                            self.park_logged(now, range, task);
+                            return Ok(());
+                        }
+                        // What is left of it comes again.
+                        None => break,
+                    }
                 }
             }
             bytes += done.last().map_or(0, Done::bytes);
@@ -327,7 +371,8 @@ impl<E: Engine> Node<E> {
         if planted!(self, ForgetRequests) {
             return Ok(None);
         }
-        let Some(stored) = group.replica.get(&key.at(range), &self.engine)? else { return Ok(None) };
+        let patience = patience(task.rehearsals);
+        let Some(stored) = group.replica.look_up(&key.at(range), patience, &self.engine)? else { return Ok(None) };
         Record::decode(stored).map(Some).ok_or(NodeError::RequestRecord { range })
     }
 
@@ -345,29 +390,54 @@ impl<E: Engine> Node<E> {
         group.replica.has_open() && (is_alone || group.replica.open_bytes() > SHARED_BYTES_MAX)
     }
 
-    /// Runs one piece of work in the order of the log, and says whether it changed anything.
-    fn run_logged(&mut self, now: Now, range: RangeId, item: &Item) -> Result<(Done, bool), NodeError> {
+    /// Runs one piece of work in the order of the log, and says whether it changed anything. `None`: what it needs is not in
+    /// memory, and nothing was done.
+    fn run_logged(
+        &mut self,
+        now: Now,
+        range: RangeId,
+        patience: Patience,
+        item: &Item,
+    ) -> Result<Option<(Done, bool)>, NodeError> {
         let effects = |node: &Self| node.groups.get(&range).map_or(0, |group| group.replica.effects_total());
         let before = effects(self);
-        match self.try_item(now, range, Order::Logged, item)? {
-            Tried::Done(done) => Ok((done, effects(self) > before)),
+        match self.try_item(now, range, Way { order: Order::Logged, patience }, item)? {
+            Tried::Done(done) => Ok(Some((done, effects(self) > before))),
             Tried::NeedsTime => unreachable!("the order of the log has the time"),
             Tried::TooLarge(what) => {
-                if let Some(group) = self.groups.get_mut(&range) {
-                    group.replica.abandon();
+                self.abandon(range);
+                Ok(Some((Done::Reply(nothing_done(what)), false)))
+            }
+            Tried::NotInMemory => {
+                if effects(self) > before && !planted!(self, KeepHalfBlock) {
+                    // The first commands of a block, which has its entry to itself.
+                    self.abandon(range);
                 }
-                Ok((Done::Reply(nothing_done(what)), false))
+                Ok(None)
             }
         }
     }
 
-    fn try_item(&mut self, now: Now, range: RangeId, order: Order, item: &Item) -> Result<Tried, NodeError> {
+    fn abandon(&mut self, range: RangeId) {
+        if let Some(group) = self.groups.get_mut(&range) {
+            group.replica.abandon();
+        }
+    }
+
+    fn try_item(&mut self, now: Now, range: RangeId, way: Way, item: &Item) -> Result<Tried, NodeError> {
+        match self.do_item(now, range, way, item) {
+            Err(NodeError::View(ViewError::NotInMemory)) => Ok(Tried::NotInMemory),
+            tried => tried,
+        }
+    }
+
+    fn do_item(&mut self, now: Now, range: RangeId, way: Way, item: &Item) -> Result<Tried, NodeError> {
         match &item.work {
             Work::One(command) => {
                 if let Some(oom) = self.refuses(range, command.spec) {
                     return Ok(Tried::Done(Done::Reply(Reply::error(oom))));
                 }
-                let reply = self.evaluate(now, range, order, command)?;
+                let reply = self.evaluate(now, range, way, command)?;
                 Ok(if self.entry_overflows(range) {
                     TOO_LARGE_ENTRY
                 } else {
@@ -377,12 +447,12 @@ impl<E: Engine> Node<E> {
             Work::Watch { db, keys } => {
                 let Some(group) = self.groups.get_mut(&range) else { return Ok(Tried::NeedsTime) };
                 // In the batch's own order: a GET behind it must not see less than it has remembered.
-                let order = if planted!(self, WatchAhead) { Order::Logged } else { order };
-                let version = |key: &Bytes| group.replica.version(now, order, (*db, key), &self.engine);
+                let order = if planted!(self, WatchAhead) { Order::Logged } else { way.order };
+                let version = |key: &Bytes| group.replica.version(now, order, (*db, key), way.patience, &self.engine);
                 let versions: Result<Vec<u64>, NodeError> = keys.iter().map(version).collect();
                 Ok(Tried::Done(Done::Versions(versions?)))
             }
-            Work::Block { watched, commands } => self.try_block(now, range, order, watched, commands),
+            Work::Block { watched, commands } => self.try_block(now, range, way, watched, commands),
         }
     }
 
@@ -391,7 +461,7 @@ impl<E: Engine> Node<E> {
         &mut self,
         now: Now,
         range: RangeId,
-        order: Order,
+        way: Way,
         watched: &[Watched],
         commands: &[Command],
     ) -> Result<Tried, NodeError> {
@@ -399,13 +469,13 @@ impl<E: Engine> Node<E> {
             let text = format!("EXECABORT Transaction discarded because of: {oom}");
             return Ok(Tried::Done(Done::Reply(Reply::error(text))));
         }
-        if !self.unchanged(now, range, watched)? {
+        if !self.unchanged(now, range, way.patience, watched)? {
             return Ok(Tried::Done(Done::Block(None)));
         }
         let mut replies = Vec::with_capacity(commands.len());
         let mut reply_bytes = 0;
         for command in commands {
-            let Some(reply) = self.evaluate(now, range, order, command)? else { return Ok(Tried::NeedsTime) };
+            let Some(reply) = self.evaluate(now, range, way, command)? else { return Ok(Tried::NeedsTime) };
             reply_bytes += reply.bytes_len();
             replies.push(reply);
             if planted!(self, SplitBlock) {
@@ -422,10 +492,16 @@ impl<E: Engine> Node<E> {
     }
 
     /// Whether every watched key still has the version it had.
-    fn unchanged(&mut self, now: Now, range: RangeId, watched: &[Watched]) -> Result<bool, NodeError> {
+    fn unchanged(
+        &mut self,
+        now: Now,
+        range: RangeId,
+        patience: Patience,
+        watched: &[Watched],
+    ) -> Result<bool, NodeError> {
         let Some(group) = self.groups.get_mut(&range) else { return Ok(false) };
         for Watched { db, key, version } in watched {
-            let current = group.replica.version(now, Order::Logged, (*db, key), &self.engine)?;
+            let current = group.replica.version(now, Order::Logged, (*db, key), patience, &self.engine)?;
             if current != *version {
                 mark!(WatchedKeyChanged);
                 if current == 0 {
@@ -445,15 +521,11 @@ impl<E: Engine> Node<E> {
     }
 
     /// Evaluates a command over the data. `None`: again in [`Order::Logged`].
-    fn evaluate(
-        &mut self,
-        now: Now,
-        range: RangeId,
-        order: Order,
-        command: &Command,
-    ) -> Result<Option<Reply>, NodeError> {
+    fn evaluate(&mut self, now: Now, range: RangeId, way: Way, command: &Command) -> Result<Option<Reply>, NodeError> {
         let Some(group) = self.groups.get_mut(&range) else { return Ok(None) };
-        let tools = Tools { engine: &self.engine, cursors: &mut self.cursors, limits: &self.limits.commands };
+        let Way { order, patience } = way;
+        let limits = &self.limits.commands;
+        let tools = Tools { engine: &self.engine, patience, cursors: &mut self.cursors, limits };
         let call = Call { db: command.db, spec: command.spec, args: &command.args };
         group.replica.evaluate(now, order, call, tools)
     }
@@ -472,6 +544,7 @@ impl<E: Engine> Node<E> {
 
     /// Leadership is lost. Other gateways ask the next leader; for our own clients the log will tell.
     pub(crate) fn leadership_lost(&mut self, range: RangeId) {
+        self.hand_back_parked(range);
         let Some(group) = self.groups.get_mut(&range) else { return };
         group.desk.gateways.clear();
         let unsealed = std::mem::take(&mut group.desk.unsealed);

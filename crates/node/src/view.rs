@@ -12,6 +12,16 @@ use crate::overlay::{Covered, Overlay};
 pub(crate) struct OverlayView<'a, E: ?Sized> {
     pub(crate) engine: &'a E,
     pub(crate) overlay: Option<&'a Overlay>,
+    pub(crate) patience: Patience,
+}
+
+/// What a reader does about records that are not in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// He waits for the disk.
+    Waits,
+    /// He says so, by [`ViewError::NotInMemory`].
+    MustNotWait,
 }
 
 impl<E: Reader + ?Sized> View for OverlayView<'_, E> {
@@ -19,7 +29,11 @@ impl<E: Reader + ?Sized> View for OverlayView<'_, E> {
         match self.overlay.map_or(Covered::Open, |overlay| overlay.get(key)) {
             Covered::Value(value) => Ok(Some(value.clone())),
             Covered::Deleted => Ok(None),
-            Covered::Open => self.engine.get(key).map_err(unreadable),
+            Covered::Open => match self.patience {
+                Patience::Waits => self.engine.get(key),
+                Patience::MustNotWait => self.engine.try_get(key),
+            }
+            .map_err(unreadable),
         }
     }
 
@@ -29,7 +43,11 @@ impl<E: Reader + ?Sized> View for OverlayView<'_, E> {
         }
         let empty = Overlay::default();
         let overlay = self.overlay.unwrap_or(&empty);
-        let mut below = self.engine.scan(span.clone(), direction).map_err(unreadable)?;
+        let below = match self.patience {
+            Patience::Waits => self.engine.scan(span.clone(), direction),
+            Patience::MustNotWait => self.engine.try_scan(span.clone(), direction),
+        };
+        let mut below = below.map_err(unreadable)?;
         let mut above =
             Above { overlay, direction, start: Bound::Included(span.start), end: Bound::Excluded(span.end) };
         let mut upper = above.next();
@@ -84,7 +102,10 @@ impl<'a> Above<'a> {
 }
 
 fn unreadable(error: EngineError) -> ViewError {
-    ViewError::Unreadable(Box::new(error))
+    match error {
+        EngineError::WouldBlock => ViewError::NotInMemory,
+        error => ViewError::Unreadable(Box::new(error)),
+    }
 }
 
 #[cfg(test)]
@@ -102,7 +123,7 @@ mod tests {
     }
 
     fn seen(engine: &MemoryEngine, overlay: &Overlay, direction: Direction) -> String {
-        let view = OverlayView { engine, overlay: Some(overlay) };
+        let view = OverlayView { engine, overlay: Some(overlay), patience: Patience::Waits };
         let mut out = Vec::new();
         view.scan(b"a"..b"z", direction, &mut |key, value| {
             let value = String::from_utf8_lossy(value).into_owned();

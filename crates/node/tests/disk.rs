@@ -152,6 +152,7 @@ impl Trio {
                 machine.node.handle_reply(self.now, token, Err(status)).unwrap();
             }
             Output::Settle(settlement) => machine.node.handle_settled(self.now, settlement.run()).unwrap(),
+            Output::Read(reading) => machine.node.handle_read(self.now, reading.run()).unwrap(),
             Output::Peer { .. } => {}
             other => panic!("node {place} wants {other:?}"),
         }

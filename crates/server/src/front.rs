@@ -25,7 +25,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use dstore_net::{Application, ConnectionId, LoopError, Mailbox, Net, TimerId};
-use dstore_node::{Node, NodeError, Output, SessionId, Settlement, Space};
+use dstore_node::{Node, NodeError, Output, ReadDone, SessionId, Settlement, Space};
 use dstore_resp::encode;
 use dstore_rpc::driver::{self, Rpc, RpcTimer};
 use dstore_rpc::service::Answer;
@@ -40,6 +40,7 @@ pub use self::snapshots::{Carriage, Snapshots};
 use self::stopping::Stopping;
 use crate::clock::now;
 use crate::founding::Founders;
+use crate::readers::Readers;
 use crate::restart::Replay;
 use crate::store::{self, SharedEngine};
 use crate::{EXIT_FATAL, EXIT_REFUSED, EXIT_REMOVED};
@@ -58,6 +59,8 @@ pub enum Mail {
     Settled(Result<(), EngineError>),
     /// The data of a range was summed up; or it could not be read.
     Summed(RangeId, Result<SpanSum, EngineError>),
+    /// Something was read that was not in memory; or it could not be.
+    Read(ReadDone),
     /// Something became of a snapshot.
     Snapshot(News),
 }
@@ -143,6 +146,8 @@ pub struct Front {
     mailbox: Option<Mailbox<Mail>>,
     flusher: SyncSender<()>,
     settler: SyncSender<Settlement>,
+    /// There once something was to be read that was not in memory.
+    readers: Option<Readers>,
     /// Bytes logged since the flusher was last asked, and how many are too many.
     unflushed_bytes: usize,
     unflushed_bytes_max: usize,
@@ -224,6 +229,7 @@ impl Front {
             mailbox: None,
             flusher: parts.flusher,
             settler: parts.settler,
+            readers: None,
             // What a restart finds in the log counts too; else a node that is killed again and again finds more each time.
             unflushed_bytes: usize::try_from(parts.replay.bytes()).unwrap_or(usize::MAX),
             unflushed_bytes_max: parts.unflushed_bytes_max,
@@ -253,12 +259,12 @@ impl Front {
     }
 
     /// Why serving ended, if nobody asked for it, and what still uses the engine.
-    pub fn into_end(self) -> (Option<Fatal>, Snapshots) {
+    pub fn into_end(self) -> (Option<Fatal>, Snapshots, Option<Readers>) {
         let removed = self.was_removed.then_some(Fatal::Removed { cluster: self.identity.cluster });
         let fatal = self.fatal.or(removed);
         // After a failure nothing is waited for; the log has it.
         let unsettled = if fatal.is_none() { self.node.settle().err() } else { None };
-        (fatal.or(unsettled.map(Fatal::Node)), self.snapshots)
+        (fatal.or(unsettled.map(Fatal::Node)), self.snapshots, self.readers)
     }
 
     /// The way into the loop for threads.
@@ -347,6 +353,12 @@ impl Front {
                 Output::Settle(settlement) => {
                     if self.settler.try_send(settlement).is_err() {
                         self.fail(net, Fatal::Flush("the settler has ended".to_owned()));
+                    }
+                }
+                Output::Read(reading) => {
+                    let mailbox = self.mailbox(net);
+                    if let Err(error) = self.readers.get_or_insert_with(|| Readers::new(mailbox)).read(reading) {
+                        self.fail(net, Fatal::Flush(format!("cannot start a thread: {error}")));
                     }
                 }
                 Output::Peer { node, address } => self.set_peer(net, node, address.as_deref()),
@@ -453,6 +465,7 @@ impl Application for Front {
                 });
             }
             Mail::Snapshot(news) => self.on_snapshot_news(net, news),
+            Mail::Read(done) => self.drive(net, |node| node.handle_read(now(), done)),
             Mail::Settled(result) => self.drive(net, |node| node.handle_settled(now(), result)),
             Mail::Summed(range, result) => self.drive(net, |node| node.handle_checksum(now(), range, result)),
             Mail::Space(level, free_bytes) => self.drive(net, |node| {

@@ -21,6 +21,7 @@ mod host;
 mod identity;
 mod outsider;
 mod random;
+mod readers;
 mod reclaim;
 mod restart;
 mod run;

@@ -108,7 +108,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     detach_lines().context("cannot start the thread of standard error")?;
 
     let front = event_loop.run().map_err(Fatal::Loop)?;
-    let (fatal, snapshots) = front.into_end();
+    let (fatal, snapshots, readers) = front.into_end();
     drop(watcher);
     if let Some(Fatal::Removed { cluster }) = fatal {
         founding::note_removed(&mut dir, cluster)?;
@@ -116,6 +116,7 @@ pub fn run(config: &Config) -> anyhow::Result<()> {
     if let Some(fatal) = &fatal {
         end_soon(fatal);
     }
+    drop(readers);
     snapshots.join();
     settler.join();
     if let Some(fatal) = fatal {

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use bytes::Bytes;
-use dstore_node::{Now, SNAPSHOT, Settlement};
+use dstore_node::{Now, ReadDone, Reading, SNAPSHOT, Settlement};
 use dstore_rpc::{Code, Execution, NodeId, Status, StreamId as Flow};
 use dstore_storage::snapshot::{Checksum, Export, Install, InstallError, SpanSum};
 use dstore_storage::{EngineError, RangeId, WriteOp};
@@ -51,6 +51,8 @@ pub enum Job {
     },
     /// What has gathered is given to the engine.
     Settle(Settlement),
+    /// Something is read for a client, or for a sweep.
+    Fetch(Reading),
     /// The next part of a range's data is summed up.
     Sum {
         /// Which range.
@@ -68,6 +70,7 @@ impl Job {
             Job::Take { .. } => "a chunk is taken in",
             Job::Finish { .. } => "a snapshot replaces the data",
             Job::Settle(_) => "what has gathered settles",
+            Job::Fetch(_) => "what was not in memory is read",
             Job::Sum { .. } => "a part of the data is summed up",
         }
     }
@@ -80,6 +83,7 @@ enum Done {
     Taken { flow: Flow, install: Install, bytes: usize, result: Result<bool, InstallError> },
     Finished { range: RangeId, result: Result<(), EngineError> },
     Settled(Result<(), EngineError>),
+    Fetched(ReadDone),
     Summed { range: RangeId, result: Result<SpanSum, EngineError> },
 }
 
@@ -176,6 +180,11 @@ impl Carrier {
     /// The core wants what has gathered given to the engine.
     pub fn settle(&mut self, settlement: Settlement) {
         self.jobs.push(Job::Settle(settlement));
+    }
+
+    /// The core wants something read that is not in memory.
+    pub fn fetch(&mut self, reading: Reading) {
+        self.jobs.push(Job::Fetch(reading));
     }
 
     /// The core wants a range's data summed up.
@@ -286,6 +295,7 @@ impl Carrier {
                 Done::Finished { range, result }
             }
             Job::Settle(settlement) => Done::Settled(settlement.run()),
+            Job::Fetch(reading) => Done::Fetched(reading.run()),
             Job::Sum { range, mut checksum } => match checksum.step(self.chunk_bytes) {
                 Ok(None) => return self.jobs.push(Job::Sum { range, checksum }),
                 Ok(Some(sum)) => Done::Summed { range, result: Ok(sum) },
@@ -310,6 +320,7 @@ impl Carrier {
                 Done::Read { flow, export, result } => self.read(flow, export, result, around)?,
                 Done::Taken { flow, install, bytes, result } => self.taken(flow, install, (bytes, result), around)?,
                 Done::Settled(result) => around.core.handle_settled(around.now, result)?,
+                Done::Fetched(done) => around.core.handle_read(around.now, done)?,
                 Done::Summed { range, result } => around.core.handle_checksum(around.now, range, result)?,
                 Done::Finished { range, result } => around.core.handle_installed(around.now, range, result)?,
             }

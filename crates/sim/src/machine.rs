@@ -10,7 +10,7 @@ use dstore_node::{
 use dstore_raft::Configuration;
 use dstore_rpc::{ClusterId, Config, Identity, Incarnation, NodeId, Secret};
 use dstore_storage::layout::local;
-use dstore_storage::{Direction, Engine, LogIndex, MemoryEngine, MemoryLog, RangeId, Reader};
+use dstore_storage::{Caching, Direction, Engine, LogIndex, MemoryEngine, MemoryLog, RangeId, Reader};
 
 use crate::asker::Asker;
 use crate::carrier::Carrier;
@@ -38,6 +38,8 @@ pub struct ClusterSettings {
     pub versions: u32,
     /// The window of a stream between peers.
     pub stream_window_bytes: u32,
+    /// About one in so many reads finds that what it looks for is not in memory; with 0 none.
+    pub cold_one_in: u64,
     /// A rule that every node breaks.
     #[cfg(feature = "planted")]
     pub planted: Option<dstore_node::Planted>,
@@ -262,6 +264,7 @@ impl Machine {
         (self.trusting = settings.planted == Some(dstore_node::Planted::TrustTornFrame));
         #[cfg(feature = "planted")]
         (self.trusts_data = settings.planted == Some(dstore_node::Planted::TrustRottenBlock));
+        self.engine.set_cold(settings.cold_one_in, self.random.number());
         let identity =
             Identity { cluster: ClusterId(1), node: node_of(self.id), incarnation: Incarnation(self.incarnation) };
         let founder =
@@ -401,7 +404,7 @@ impl Machine {
 
     /// The data to be looked at: what the process would read, if it does not check what it reads.
     fn data(&self) -> Box<dyn Reader + Send + Sync> {
-        if self.trusts_data { self.engine.freeze() } else { self.engine.sound() }
+        if self.trusts_data { self.engine.freeze(Caching::Pass) } else { self.engine.sound() }
     }
 
     /// Everything that the replicas of a range have in common at one applied index, which is its first part.

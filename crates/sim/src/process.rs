@@ -378,6 +378,7 @@ impl Process {
                 self.carrier.sum(range, checksum);
             }
             Output::Settle(settlement) => self.carrier.settle(settlement),
+            Output::Read(reading) => self.carrier.fetch(reading),
             Output::Pause { session } => self.with_client(session, |client| client.paused = true),
             Output::Resume { session } => self.with_client(session, |client| client.paused = false),
             Output::Write { range, ticket, ops } => {

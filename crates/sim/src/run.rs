@@ -146,6 +146,7 @@ fn run_to_verdict(options: Options) -> Outcome {
         versions: if random.one_in(4) { 2 } else { 1 },
         // A whole chunk has to fit, also one of a single large record.
         stream_window_bytes: *random.pick(&[1 << 17, 1 << 22]),
+        cold_one_in: *random.pick(&[0, 0, 2, 10, 100]),
         #[cfg(feature = "planted")]
         planted: options.planted,
     };

@@ -8,6 +8,7 @@ use rocksdb::properties;
 use rocksdb::{Cache, ColumnFamily, DB, FlushOptions, Options, ReadOptions, ReadTier, WriteOptions};
 
 use crate::options::{RocksOptions, rocksdb_options};
+use crate::pace::Pace;
 use crate::{EngineError, classify, manifest, place, stage};
 
 /// The column family of everything.
@@ -22,6 +23,10 @@ pub(crate) struct Database {
     pub(crate) options: Options,
     pub(crate) writes: WriteOptions,
     pub(crate) persisted_reads: ReadOptions,
+    /// Of what is in memory alone.
+    pub(crate) cached_reads: ReadOptions,
+    /// Whether more than that may be read by who must not wait.
+    pub(crate) pace: Pace,
     /// The first failure. Set once; every later write and flush is refused with it.
     pub(crate) failed: OnceLock<String>,
     pub(crate) busy_total: AtomicU64,
@@ -55,6 +60,8 @@ impl Database {
         writes.set_memtable_insert_hint_per_batch(true);
         let mut persisted_reads = ReadOptions::default();
         persisted_reads.set_read_tier(ReadTier::Persisted);
+        let mut cached_reads = ReadOptions::default();
+        cached_reads.set_read_tier(ReadTier::BlockCache);
         tracing::info!(path = %path.display(), memory_bytes = options.memory_bytes, "data opened");
         Ok(Database {
             db,
@@ -63,6 +70,8 @@ impl Database {
             options: db_options,
             writes,
             persisted_reads,
+            cached_reads,
+            pace: Pace::new(),
             failed: OnceLock::new(),
             busy_total: AtomicU64::new(0),
             stages: AtomicU64::new(0),

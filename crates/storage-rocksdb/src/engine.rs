@@ -4,20 +4,22 @@ use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dstore_storage::snapshot::{Spans, Stage};
-use dstore_storage::{Cursor, Direction, Engine, EngineStats, Reader, WriteOp};
+use dstore_storage::{Caching, Cursor, Direction, Engine, EngineStats, Reader, WriteOp};
 use rocksdb::properties;
-use rocksdb::{DB, DBPinnableSlice, DBRawIterator, ReadOptions, SnapshotWithThreadMode, WriteBatch};
+use rocksdb::{DB, DBPinnableSlice, DBRawIterator, ReadOptions, ReadTier, SnapshotWithThreadMode, WriteBatch};
 
 use crate::database::{Database, data};
 use crate::options::RocksOptions;
 use crate::owned::OwnedSnapshot;
+use crate::pace::Pace;
 use crate::stage::RocksStage;
-use crate::{EngineError, classify};
+use crate::{EngineError, classify, classify_read};
 
-/// What a frozen view reads ahead: a chunk of an export in one go instead of a block at a time.
+/// What a frozen view reads ahead whose blocks pass by: a chunk of an export in one go instead of a block at a time.
 const READAHEAD_BYTES: usize = 1 << 20;
 
 /// An [`Engine`] on RocksDB. See the [crate](crate) for what must hold.
@@ -48,6 +50,16 @@ impl RocksEngine {
     pub(crate) fn database(&self) -> &Database {
         &self.database
     }
+
+    fn cursor<'a>(
+        &'a self,
+        options: ReadOptions,
+        range: &Range<&[u8]>,
+        direction: Direction,
+    ) -> Result<Box<dyn Cursor + 'a>, EngineError> {
+        let options = scan_options(options, range);
+        RocksCursor::start(self.database.db.raw_iterator_cf_opt(self.database.data(), options), direction)
+    }
 }
 
 pub(crate) fn found(value: Option<DBPinnableSlice<'_>>) -> Option<Bytes> {
@@ -63,8 +75,29 @@ impl Reader for RocksEngine {
         if range.start >= range.end {
             return Ok(Box::new(EmptyCursor));
         }
-        let options = scan_options(ReadOptions::default(), &range);
-        RocksCursor::start(self.database.db.raw_iterator_cf_opt(self.database.data(), options), direction)
+        self.cursor(ReadOptions::default(), &range, direction)
+    }
+
+    fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        if let Some(found) = self.database.pace.read(|| self.get(key)) {
+            return found;
+        }
+        let options = &self.database.cached_reads;
+        let value = self.database.db.get_pinned_cf_opt(self.database.data(), key, options);
+        value.map(found).map_err(|error| classify_read(&error))
+    }
+
+    fn try_scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
+        if range.start >= range.end {
+            return Ok(Box::new(EmptyCursor));
+        }
+        let mut options = ReadOptions::default();
+        let Some(begun) = self.database.pace.begin() else {
+            options.set_read_tier(ReadTier::BlockCache);
+            return self.cursor(options, &range, direction);
+        };
+        let (pace, cursor) = (&self.database.pace, self.cursor(options, &range, direction)?);
+        Ok(Box::new(TimedCursor { cursor, pace, begun }))
     }
 }
 
@@ -94,8 +127,8 @@ impl Engine for RocksEngine {
         Box::new(RocksSnapshot { db: &self.database.db, snapshot: self.database.db.snapshot() })
     }
 
-    fn freeze(&self) -> Box<dyn Reader + Send + Sync> {
-        Box::new(RocksFrozen(OwnedSnapshot::new(Arc::clone(&self.database))))
+    fn freeze(&self, caching: Caching) -> Box<dyn Reader + Send + Sync> {
+        Box::new(RocksFrozen { snapshot: OwnedSnapshot::new(Arc::clone(&self.database)), caching })
     }
 
     fn stage(&self, spans: &Spans) -> Result<Box<dyn Stage>, EngineError> {
@@ -155,12 +188,15 @@ impl Reader for RocksSnapshot<'_> {
     }
 }
 
-/// A view for reading much, once.
-struct RocksFrozen(OwnedSnapshot);
+/// A view that stands on its own.
+struct RocksFrozen {
+    snapshot: OwnedSnapshot,
+    caching: Caching,
+}
 
 impl Reader for RocksFrozen {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        let value = self.0.snapshot().get_pinned_cf(self.0.database().data(), key);
+        let value = self.snapshot.snapshot().get_pinned_cf(self.snapshot.database().data(), key);
         value.map(found).map_err(|error| classify(&error))
     }
 
@@ -169,9 +205,11 @@ impl Reader for RocksFrozen {
             return Ok(Box::new(EmptyCursor));
         }
         let mut options = scan_options(ReadOptions::default(), &range);
-        options.fill_cache(false);
-        options.set_readahead_size(READAHEAD_BYTES);
-        let iterator = self.0.snapshot().raw_iterator_cf_opt(self.0.database().data(), options);
+        if self.caching == Caching::Pass {
+            options.fill_cache(false);
+            options.set_readahead_size(READAHEAD_BYTES);
+        }
+        let iterator = self.snapshot.snapshot().raw_iterator_cf_opt(self.snapshot.database().data(), options);
         RocksCursor::start(iterator, direction)
     }
 }
@@ -200,6 +238,30 @@ pub(crate) struct RocksCursor<'a> {
     direction: Direction,
 }
 
+/// A cursor of one who must not wait, and has not had to so far.
+struct TimedCursor<'a> {
+    cursor: Box<dyn Cursor + 'a>,
+    pace: &'a Pace,
+    begun: Instant,
+}
+
+impl Cursor for TimedCursor<'_> {
+    fn entry(&self) -> Option<(&[u8], &[u8])> {
+        self.cursor.entry()
+    }
+
+    fn advance(&mut self) -> Result<(), EngineError> {
+        self.cursor.advance()
+    }
+}
+
+impl Drop for TimedCursor<'_> {
+    fn drop(&mut self) {
+        // It may have been much work, too.
+        self.pace.end(self.begun, Duration::MAX);
+    }
+}
+
 impl<'a> RocksCursor<'a> {
     pub(crate) fn start(
         iterator: DBRawIterator<'a>,
@@ -216,7 +278,7 @@ impl<'a> RocksCursor<'a> {
 
     /// An iterator that is not valid is at its end or has failed.
     fn check(&self) -> Result<(), EngineError> {
-        if self.iterator.valid() { Ok(()) } else { self.iterator.status().map_err(|error| classify(&error)) }
+        if self.iterator.valid() { Ok(()) } else { self.iterator.status().map_err(|error| classify_read(&error)) }
     }
 }
 
@@ -233,5 +295,56 @@ impl Cursor for RocksCursor<'_> {
             }
         }
         self.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn put(number: u32) -> WriteOp {
+        WriteOp::Put { key: Bytes::from(format!("key:{number:06}")), value: Bytes::from(vec![b'v'; 500]) }
+    }
+
+    #[test]
+    fn after_a_read_that_waited_what_is_not_in_memory_is_refused_until_another_thread_has_read_it() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let path = scratch.path().join("data");
+        {
+            let engine = RocksEngine::open(&path, &RocksOptions::default()).expect("a new engine");
+            engine.write(&(0..2_000).map(put).collect::<Vec<_>>()).expect("write");
+            engine.flush().expect("flush");
+        }
+        let engine = Arc::new(RocksEngine::open(&path, &RocksOptions::default()).expect("the same again"));
+        let (key, absent) = (&b"key:001000"[..], &b"key:001000x"[..]);
+        engine.database.pace.rest(1 << 40);
+        assert!(matches!(engine.try_get(key), Err(EngineError::WouldBlock)));
+        let begun = engine.try_scan(key..&b"key:001100"[..], Direction::Forward);
+        assert!(matches!(begun.map(drop), Err(EngineError::WouldBlock)));
+
+        // What is only written is in memory.
+        engine.write(&[put(5_000)]).expect("write");
+        assert!(engine.try_get(b"key:005000").expect("in the memtable").is_some());
+
+        let other = engine.clone();
+        let read = move || {
+            for key in [key, absent] {
+                other.get(key).expect("get");
+            }
+            let mut cursor = other.scan(key..&b"key:001100"[..], Direction::Forward).expect("scan");
+            while cursor.entry().is_some() {
+                cursor.advance().expect("advance");
+            }
+        };
+        std::thread::spawn(read).join().expect("no panic");
+        assert!(engine.try_get(key).expect("in the cache").is_some());
+        assert_eq!(engine.try_get(absent).expect("in the cache"), None);
+        let mut cursor = engine.try_scan(key..&b"key:001100"[..], Direction::Forward).expect("in the cache");
+        let mut seen = 0;
+        while cursor.entry().is_some() {
+            seen += 1;
+            cursor.advance().expect("in the cache");
+        }
+        assert_eq!(seen, 100);
     }
 }

@@ -20,7 +20,8 @@
 //!
 //! # Caveats
 //!
-//! Reads may go to the disk. Scans over many range removals are slow until compaction has passed. The memory budget
+//! Reads may go to the disk. Those that must not wait (`try_get`, `try_scan`) do so too, as long as the kernel has what they look
+//! for in memory; see `pace`. Scans over many range removals are slow until compaction has passed. The memory budget
 //! bounds block cache and memtables, not the table readers' own small structures, nor what cursors pin.
 
 mod database;
@@ -28,6 +29,7 @@ mod engine;
 mod manifest;
 mod options;
 mod owned;
+mod pace;
 mod place;
 mod reclaim;
 mod stage;
@@ -52,4 +54,9 @@ pub(crate) fn classify(error: &rocksdb::Error) -> EngineError {
         ErrorKind::Corruption => EngineError::Corrupt(text),
         _ => EngineError::Io(text),
     }
+}
+
+/// The same for reads, which RocksDB calls incomplete where they would have had to go to the disk and must not.
+pub(crate) fn classify_read(error: &rocksdb::Error) -> EngineError {
+    if error.kind() == rocksdb::ErrorKind::Incomplete { EngineError::WouldBlock } else { classify(error) }
 }

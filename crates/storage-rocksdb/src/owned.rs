@@ -1,4 +1,4 @@
-//! A snapshot and a table writer that own what they borrow, so that they can move to another thread. Unsafe, as [`crate::heap`].
+//! A snapshot and a table writer that own what they borrow, so that they can move to another thread.
 
 #![allow(unsafe_code)]
 

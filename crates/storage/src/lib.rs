@@ -21,6 +21,6 @@ pub mod suite;
 
 pub use batch::WriteOp;
 pub use bytes::Bytes;
-pub use engine::{Cursor, Direction, Engine, EngineError, EngineStats, MemoryEngine, Reader};
+pub use engine::{Caching, Cursor, Direction, Engine, EngineError, EngineStats, MemoryEngine, Reader};
 pub use ids::{LogIndex, Position, RangeId, Term};
 pub use log::{Entry, HardState, Log, LogError, LogOp, MemoryLog, SegmentLog, SegmentOptions};

@@ -91,7 +91,7 @@ impl<E: Engine> Node<E> {
             let connection = id.client();
             let (node, incarnation) = (self.identity.node.0, self.identity.incarnation.0);
             let record = outstanding.travelled.then_some(RecordKey { node, incarnation, connection });
-            return self.serve(now, USER_RANGE, Task { who: Who::Session(id), batch, record });
+            return self.serve(now, USER_RANGE, Task { who: Who::Session(id), batch, record, rehearsals: 0 });
         }
         match leader {
             Some((leader, term)) if leader.0 != self.identity.node.0 => self.send_batch(now, id, leader.0, term),
@@ -258,6 +258,7 @@ impl<E: Engine> Node<E> {
     /// Answers the clients whose time is up.
     pub(crate) fn expire(&mut self, now: Now) -> Result<(), NodeError> {
         self.next_expiry = now.mono + DEADLINE_INTERVAL;
+        self.keep_long_reads(now);
         let late = |session: &Session| {
             session.outstanding.as_ref().is_some_and(|outstanding| outstanding.deadline <= now.mono)
         };

@@ -72,6 +72,8 @@ pub struct Stats {
     pub entry_bytes: u64,
     /// Expired keys removed.
     pub expired_keys: u64,
+    /// Batches, and sweeps for expired keys, that had to wait until what they need was in memory.
+    pub rehearsals: u64,
     /// Times that the replicas of a range led here were compared.
     pub checks: u64,
     /// Times that they were not the same.

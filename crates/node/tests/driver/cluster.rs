@@ -277,6 +277,10 @@ impl Cluster {
                 let result = settlement.run();
                 self.machines.get_mut(&id).unwrap().node.handle_settled(now, result).unwrap();
             }
+            Output::Read(reading) => {
+                let done = reading.run();
+                self.machines.get_mut(&id).unwrap().node.handle_read(now, done).unwrap();
+            }
             Output::Checksum { range, mut checksum } => {
                 let sum = loop {
                     if let Some(sum) = checksum.step(1000).unwrap() {

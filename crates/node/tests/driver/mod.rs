@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dstore_kv::Limits;
 use dstore_node::{
-    ClientAddress, Facts, Host, LogUse, Member, Node, NodeLimits, NodeParts, Now, Output, SessionId, Usage,
+    ClientAddress, Facts, Host, LogUse, Member, Node, NodeLimits, NodeParts, Now, Output, Reading, SessionId, Usage,
 };
 use dstore_raft::Time;
 use dstore_resp::encode;
@@ -54,6 +54,8 @@ pub(crate) struct Driver {
     pub(crate) events: Vec<&'static str>,
     /// Sessions that were to be closed.
     pub(crate) closed: Vec<SessionId>,
+    /// What other threads are to read.
+    pub(crate) readings: VecDeque<Reading>,
 }
 
 impl Driver {
@@ -81,9 +83,9 @@ impl Driver {
         let node = Node::new(parts, now).unwrap();
         log.sync();
         let (submitted, replies, events) = (VecDeque::new(), BTreeMap::new(), Vec::new());
-        let longest_payload = 0;
+        let (longest_payload, closed, readings) = (0, Vec::new(), VecDeque::new());
         let mut driver =
-            Driver { engine, log, node, now, starts, submitted, longest_payload, replies, events, closed: Vec::new() };
+            Driver { engine, log, node, now, starts, submitted, longest_payload, replies, events, closed, readings };
         driver.end_turn();
         driver.sync_all();
         assert!(driver.node.status().unwrap().user_range().unwrap().is_serving);
@@ -153,6 +155,23 @@ impl Driver {
         }
     }
 
+    /// Another thread reads what it was first asked for.
+    pub(crate) fn read_one(&mut self) {
+        let reading = self.readings.pop_front().expect("something is to be read");
+        self.node.handle_read(self.now, reading.run()).unwrap();
+        self.end_turn();
+    }
+
+    /// Other threads read, and the disk keeps up, until nothing more is to be done.
+    pub(crate) fn read_all(&mut self) {
+        while !self.readings.is_empty() || !self.submitted.is_empty() {
+            self.sync_all();
+            if !self.readings.is_empty() {
+                self.read_one();
+            }
+        }
+    }
+
     pub(crate) fn collect(&mut self) {
         while let Some(output) = self.node.poll_output() {
             match output {
@@ -179,6 +198,7 @@ impl Driver {
                 Output::Shutdown => self.events.push("shutdown"),
                 Output::Pause { .. } => self.events.push("pause"),
                 Output::Resume { .. } => self.events.push("resume"),
+                Output::Read(reading) => self.readings.push_back(reading),
                 other => panic!("a node without peers wants {other:?}"),
             }
         }

@@ -11,6 +11,8 @@
 //! A staged snapshot waits outside of both maps and goes into both at once, after the batches that wait; a power loss before
 //! that forgets it.
 //!
+//! [`MemoryEngine::set_cold`] lets reads that must not wait find now and then that what they look for is not in memory.
+//!
 //! Snapshots and cursors hold the map they began with; a write while one lives copies the map. Fine for tests, and the
 //! reason why this is not an engine for large data.
 
@@ -20,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 
-use super::{Cursor, Direction, Engine, EngineError, EngineStats, Reader};
+use super::{Caching, Cursor, Direction, Engine, EngineError, EngineStats, Reader};
 use crate::WriteOp;
 use crate::mix::Mix;
 use crate::snapshot::{Spans, Stage};
@@ -55,6 +57,8 @@ struct State {
     rotten: Arc<BTreeSet<Bytes>>,
     /// Nobody looks whether a block is as it was: a planted bug.
     trusting: bool,
+    /// Reads that must not wait are told to, one in so many of them, as it is drawn.
+    cold: Option<(u64, Mix)>,
 }
 
 impl MemoryEngine {
@@ -118,6 +122,11 @@ impl MemoryEngine {
         self.lock().free_bytes = bytes;
     }
 
+    /// From now on one in so many reads that must not wait finds that it would have to, as `seed` says; with 0 none.
+    pub fn set_cold(&self, one_in: u64, seed: u64) {
+        self.lock().cold = (one_in > 0).then(|| (one_in, Mix::new(seed)));
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }
@@ -163,6 +172,11 @@ impl State {
             })
         };
         Arc::make_mut(&mut self.rotten).retain(|key| !written(key));
+    }
+
+    /// How many steps a read takes before it would have to wait, if it does not come to its end before.
+    fn draw_cold(&mut self) -> Option<u64> {
+        self.cold.as_mut().map(|(one_in, mix)| mix.up_to(*one_in - 1))
     }
 
     fn check(&self) -> Result<(), EngineError> {
@@ -217,6 +231,21 @@ impl Reader for MemoryEngine {
     fn scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
         Ok(Box::new(self.view().cursor(range, direction)?))
     }
+
+    fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        if self.lock().draw_cold() == Some(0) {
+            return Err(EngineError::WouldBlock);
+        }
+        self.get(key)
+    }
+
+    fn try_scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
+        let steps_left = self.lock().draw_cold();
+        if steps_left == Some(0) {
+            return Err(EngineError::WouldBlock);
+        }
+        Ok(Box::new(MemoryCursor { steps_left, ..self.view().cursor(range, direction)? }))
+    }
 }
 
 impl Engine for MemoryEngine {
@@ -238,7 +267,7 @@ impl Engine for MemoryEngine {
         Box::new(self.view())
     }
 
-    fn freeze(&self) -> Box<dyn Reader + Send + Sync> {
+    fn freeze(&self, _: Caching) -> Box<dyn Reader + Send + Sync> {
         Box::new(self.view())
     }
 
@@ -333,6 +362,7 @@ impl View {
             upper: Bound::Excluded(Bytes::copy_from_slice(range.end)),
             direction,
             entry: None,
+            steps_left: None,
         };
         if range.start < range.end {
             cursor.step()?;
@@ -362,6 +392,8 @@ struct MemoryCursor {
     upper: Bound<Bytes>,
     direction: Direction,
     entry: Option<(Bytes, Bytes)>,
+    /// Steps after which what comes is not in memory.
+    steps_left: Option<u64>,
 }
 
 impl MemoryCursor {
@@ -392,9 +424,17 @@ impl Cursor for MemoryCursor {
     }
 
     fn advance(&mut self) -> Result<(), EngineError> {
-        if self.entry.is_some() {
-            self.step()?;
+        if self.entry.is_none() {
+            return Ok(());
         }
-        Ok(())
+        match &mut self.steps_left {
+            Some(0) => {
+                self.entry = None;
+                return Err(EngineError::WouldBlock);
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.step()
     }
 }

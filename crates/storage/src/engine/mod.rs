@@ -76,6 +76,24 @@ pub trait Reader {
     /// # Errors
     /// As [`Reader::get`].
     fn scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError>;
+
+    /// As [`Reader::get`], for a caller that must not wait for a disk. By itself it does wait: a reader that is used on a
+    /// loop has something better.
+    ///
+    /// # Errors
+    /// As [`Reader::get`]; and [`EngineError::WouldBlock`] where the answer is not in memory. After a [`Reader::get`] of the
+    /// same key, on any thread, it most likely is.
+    fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.get(key)
+    }
+
+    /// As [`Reader::scan`], for a caller that must not wait for a disk; see [`Reader::try_get`].
+    ///
+    /// # Errors
+    /// As [`Reader::scan`]; and [`EngineError::WouldBlock`], now or as the cursor advances.
+    fn try_scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
+        self.scan(range, direction)
+    }
 }
 
 /// A position in a scan. Made by [`Reader::scan`]; looks at one entry at a time, so that a caller can merge it with an
@@ -91,6 +109,16 @@ pub trait Cursor {
     fn advance(&mut self) -> Result<(), EngineError>;
 }
 
+/// What becomes of the blocks that scans of a frozen view read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caching {
+    /// They are kept, as those of any other read.
+    Keep,
+    /// They pass by, many at a time: for reading much, once (an export, a checksum), without pushing other things out of
+    /// the cache.
+    Pass,
+}
+
 /// A node's applied data. See the [module](self) for the contract; `Send + Sync`, so that a flush can wait for the disk
 /// on another thread while a loop reads and writes.
 pub trait Engine: Reader + Send + Sync + 'static {
@@ -104,10 +132,9 @@ pub trait Engine: Reader + Send + Sync + 'static {
     /// A consistent view of the data as of now, untouched by later writes. It pins old data until dropped.
     fn snapshot(&self) -> Box<dyn Reader + Send + Sync + '_>;
 
-    /// A consistent view as of now that stands on its own: it may go to another thread and outlive the caller. For reading
-    /// much, once (an export, a checksum): what it reads does not push other things out of the cache. It pins old data
-    /// until dropped, and keeps the engine open.
-    fn freeze(&self) -> Box<dyn Reader + Send + Sync>;
+    /// A consistent view as of now that stands on its own: it may go to another thread and outlive the caller. It pins old
+    /// data until dropped, and keeps the engine open.
+    fn freeze(&self, caching: Caching) -> Box<dyn Reader + Send + Sync>;
 
     /// A place for records that shall replace all that is in `spans`, in one step. Keeps the engine open until dropped.
     ///
@@ -163,6 +190,9 @@ pub enum EngineError {
     /// Background work is behind and the write was refused, whole. Push back upstream and try again.
     #[error("storage engine is busy, the write was not applied: {0}")]
     Busy(String),
+    /// What was to be read without waiting is not in memory. Have another thread read it, and try again.
+    #[error("not in memory")]
+    WouldBlock,
     /// The disk is full. Stop the node.
     #[error("no space left for the data: {0}")]
     Full(String),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Cursor, Direction, Engine, EngineError, EngineStats, Reader};
+use super::{Caching, Cursor, Direction, Engine, EngineError, EngineStats, Reader};
 use crate::WriteOp;
 use crate::snapshot::{Spans, Stage};
 
@@ -16,6 +16,14 @@ impl<T: Reader + ?Sized> Reader for Arc<T> {
 
     fn scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
         (**self).scan(range, direction)
+    }
+
+    fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        (**self).try_get(key)
+    }
+
+    fn try_scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
+        (**self).try_scan(range, direction)
     }
 }
 
@@ -28,8 +36,8 @@ impl<T: Engine + ?Sized> Engine for Arc<T> {
         (**self).snapshot()
     }
 
-    fn freeze(&self) -> Box<dyn Reader + Send + Sync> {
-        (**self).freeze()
+    fn freeze(&self, caching: Caching) -> Box<dyn Reader + Send + Sync> {
+        (**self).freeze(caching)
     }
 
     fn stage(&self, spans: &Spans) -> Result<Box<dyn Stage>, EngineError> {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::chunk::{Builder, CHUNK_BYTES};
 use super::spans::{SpanSum, Spans};
-use crate::{Direction, Engine, EngineError, Reader};
+use crate::{Caching, Direction, Engine, EngineError, Reader};
 
 /// Walks through the records of some spans in steps. Between two steps it holds no cursor, so that a slow taker pins no
 /// files that compaction has replaced.
@@ -64,7 +64,13 @@ impl std::fmt::Debug for Export {
 impl Export {
     /// Begins with the state of `engine` as of now. `id` is the caller's name for this snapshot; the receiver checks it.
     pub fn begin<E: Engine + ?Sized>(engine: &E, id: u64, spans: Spans) -> Export {
-        Export { walk: Walk::new(engine.freeze(), spans), id, number: 0, chunk_bytes: CHUNK_BYTES, ended: false }
+        Export {
+            walk: Walk::new(engine.freeze(Caching::Pass), spans),
+            id,
+            number: 0,
+            chunk_bytes: CHUNK_BYTES,
+            ended: false,
+        }
     }
 
     /// Lets chunks have so many bytes of records at most, or a single record, instead of [`CHUNK_BYTES`]: for carriers that
@@ -134,7 +140,7 @@ impl std::fmt::Debug for Checksum {
 impl Checksum {
     /// Begins with the state of `engine` as of now.
     pub fn begin<E: Engine + ?Sized>(engine: &E, spans: Spans) -> Checksum {
-        Checksum::of(engine.freeze(), spans)
+        Checksum::of(engine.freeze(Caching::Pass), spans)
     }
 
     /// Begins with what `reader` sees, which must not change.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::engine::{Harness, apply, collect, delete, delete_range, get, put, write};
 use super::{Choices, for_each_seed};
 use crate::snapshot::{CHUNK_BYTES, Checksum, ChunkError, Export, Install, InstallError, SpanSum, Spans, checksum};
-use crate::{Direction, Engine, Reader, WriteOp};
+use crate::{Caching, Direction, Engine, Reader, WriteOp};
 
 /// Runs the whole suite.
 ///
@@ -183,7 +183,7 @@ fn nothing_is_seen_before_the_finish<H: Harness>(harness: &mut H) {
     write(&to, &[put("a", "old"), put("c", "old")]);
     let spans = spans(&[("a", "z")]);
     let old = everything(&to);
-    let frozen = to.freeze();
+    let frozen = to.freeze(Caching::Pass);
     let install = install(&to, 1, &spans, &chunks(Export::begin(&from, 1, spans.clone())));
     assert_eq!(everything(&to), old);
     let snapshot = to.snapshot();
