@@ -13,9 +13,9 @@ use std::time::{Duration, Instant};
 
 use dstore_e2e::recorder::Recorder;
 use dstore_e2e::seed;
-use dstore_testkit::client::{Client, Reply};
+use dstore_testkit::client::{Client, Reply, pack};
 use dstore_testkit::cluster::{Cluster, Plan};
-use dstore_testkit::powerloss::Fault;
+use dstore_testkit::powerloss::{Fault, Style};
 use dstore_testkit::process::{Dstore, PATIENCE, SMALL, alone};
 use dstore_testkit::scratch::Scratch;
 use dstore_testkit::small_disk::SmallDisk;
@@ -118,6 +118,80 @@ fn a_leader_whose_disk_stands_still_hands_over_and_writes_go_on() {
 fn a_follower_whose_disk_stands_still_is_not_noticed() {
     let _alone = alone();
     stall_under_load("stall-follower", false);
+}
+
+/// Long values that cannot be made short, so that each look-up of one reads a block of its own.
+const COLD_KEYS: usize = 3_000;
+const COLD_VALUE_WORDS: u64 = 1 << 10;
+
+fn cold_value(key: usize) -> String {
+    let word = |at: u64| (key as u64 * COLD_VALUE_WORDS + at + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (0..COLD_VALUE_WORDS).map(|at| format!("{:016x}", word(at) ^ word(at) >> 29)).collect()
+}
+
+/// Clients that read what is not in memory, and how long each of the reads from files that this takes lasts.
+const COLD_CLIENTS: usize = 24;
+const READ_STALL: Duration = Duration::from_millis(100);
+
+#[test]
+fn a_leader_whose_reads_take_long_goes_on_leading_and_serves_what_it_has_in_memory() {
+    let _alone = alone();
+    let mut cluster = Plan::new("slow-reads").flags(&SMALL).flags(&["--ballast-bytes", "0"]).watched().prepare();
+    for node in cluster.nodes() {
+        cluster.power(node).only_in("/data/").unwrap();
+    }
+    cluster.start_all();
+    let mut client = cluster.dialer().connect(cluster.address(cluster.leader()), PATIENCE).unwrap();
+    for key in 0..COLD_KEYS {
+        assert_eq!(
+            call(&mut client, &["SET", &format!("cold:{key}"), &cold_value(key)]),
+            Reply::Simple("OK".to_owned())
+        );
+    }
+    // Most of it was flushed, and is not in memory when they start again.
+    for node in cluster.nodes() {
+        cluster.cut_power(node, Style::Best, 0);
+    }
+    cluster.start_all();
+    let leader = cluster.leader();
+    assert_eq!(ask(&cluster, leader, &["SET", "hot", "1"]), Reply::Simple("OK".to_owned()));
+    let term = cluster.raft(leader).unwrap().term;
+    cluster.power(leader).inject(Fault::ReadsStallMs(u64::try_from(READ_STALL.as_millis()).unwrap())).unwrap();
+
+    let dialer = cluster.dialer();
+    let mut cold: Vec<Client> =
+        (0..COLD_CLIENTS).map(|_| dialer.connect(cluster.address(leader), PATIENCE).unwrap()).collect();
+    let mut hot = dialer.connect(cluster.address(leader), PATIENCE).unwrap();
+    let began = Instant::now();
+    let key_of = |client: usize| client * (COLD_KEYS / COLD_CLIENTS);
+    for (at, client) in cold.iter_mut().enumerate() {
+        let mut request = Vec::new();
+        pack(&mut request, &[b"GET", format!("cold:{}", key_of(at)).as_bytes()]);
+        client.send(&request).unwrap();
+    }
+    let (mut longest, mut calls) = (Duration::ZERO, 0);
+    while began.elapsed() < READ_STALL * 10 {
+        let asked = Instant::now();
+        assert_eq!(call(&mut hot, &["INCR", "hot"]), Reply::Integer(calls + 2));
+        (longest, calls) = (longest.max(asked.elapsed()), calls + 1);
+    }
+    for (at, client) in cold.iter_mut().enumerate() {
+        assert_eq!(client.receive().unwrap(), Reply::Bulk(cold_value(key_of(at)).into_bytes()));
+    }
+    let took = began.elapsed();
+    cluster.power(leader).clear_faults().unwrap();
+    let elsewhere = cluster.info(leader, "stats", "dstore_rehearsals").unwrap();
+    let term_after = cluster.raft(cluster.leader()).unwrap().term;
+    println!(
+        "{COLD_CLIENTS} reads of {READ_STALL:?} or more each: {took:.3?}, {elsewhere} rehearsals; meanwhile {calls} \
+         INCRs, the longest {longest:.3?}; term {term} -> {term_after}"
+    );
+    assert_ne!(elsewhere, "0", "the loop did it all by itself");
+    let by_itself = READ_STALL * u32::try_from(COLD_CLIENTS).unwrap();
+    assert!(longest < by_itself / 2, "{longest:?}: if the loop read by itself it would be {by_itself:?} at least");
+    if times_count() {
+        assert_eq!(term_after, term);
+    }
 }
 
 fn disk_space(cluster: &Cluster, node: usize) -> Option<String> {

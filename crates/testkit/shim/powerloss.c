@@ -58,6 +58,7 @@ struct header {
     _Atomic uint64_t syncs;          /* syncs so far of files that the fault path names */
     _Atomic uint64_t writes;         /* the same for writes */
     char fault_path[FAULT_PATH_BYTES]; /* faults fall on paths that contain this; empty: on all */
+    _Atomic uint64_t read_stall_ms;  /* each pread of a file that the fault path names takes this much longer */
 };
 
 enum kind {
@@ -432,6 +433,15 @@ static ssize_t write_pieces(int fd, const struct iovec *pieces, int count, off_t
     leave();
     return done;
 }
+
+/* Reads are not recorded; they may be slow, as many at a time as there are threads that read. */
+ssize_t pread64(int fd, void *to, size_t bytes, off64_t offset) {
+    uint64_t milliseconds = header ? atomic_load(&header->read_stall_ms) : 0;
+    if (milliseconds && watched_entry(fd) & FD_FAULTY)
+        stall(milliseconds);
+    return syscall(SYS_pread64, fd, to, bytes, offset);
+}
+ssize_t pread(int fd, void *to, size_t bytes, off_t offset) { return pread64(fd, to, bytes, offset); }
 
 static int bad_offset(void) {
     errno = EINVAL;

@@ -355,6 +355,7 @@ fn stats_lines(report: &Report<'_>) -> Vec<String> {
         format!("instantaneous_ops_per_sec:{}", report.per_second),
         format!("total_error_replies:{}", stats.errors),
         format!("expired_keys:{}", stats.expired_keys),
+        format!("dstore_rehearsals:{}", stats.rehearsals),
         format!("keyspace_hits:{}", report.hits),
         format!("keyspace_misses:{}", report.misses),
         format!("dstore_log_entries:{}", stats.entries),

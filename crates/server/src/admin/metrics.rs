@@ -57,6 +57,8 @@ fn clients(page: &mut Page<'_>, snapshot: &Snapshot) -> Result<(), Error> {
     page.counter("command_errors", "Replies that were errors", None, snapshot.errors_total)?;
     page.gauge("keys", "Keys in all databases", None, snapshot.keys)?;
     page.counter("expired_keys", "Expired keys removed", None, snapshot.expired_keys_total)?;
+    let help = "Batches and sweeps that waited for the disk while the loop went on";
+    page.counter("rehearsals", help, None, snapshot.rehearsals_total)?;
     page.counter("proposed_entries", "Log entries proposed", None, snapshot.entries_total)?;
     page.counter("proposed", "Payload of the log entries proposed", Some(Unit::Bytes), snapshot.entry_bytes_total)
 }

@@ -34,6 +34,8 @@ pub struct Snapshot {
     pub errors_total: u64,
     /// Expired keys removed since the start.
     pub expired_keys_total: u64,
+    /// Batches and sweeps that waited until what they need was in memory.
+    pub rehearsals_total: u64,
     /// Log entries proposed since the start.
     pub entries_total: u64,
     /// Bytes of their payloads.

@@ -51,6 +51,7 @@ fn with_status(own: Snapshot, status: &NodeStatus) -> Snapshot {
         commands_total: stats.commands,
         errors_total: stats.errors,
         expired_keys_total: stats.expired_keys,
+        rehearsals_total: stats.rehearsals,
         entries_total: stats.entries,
         entry_bytes_total: stats.entry_bytes,
         keys: status.keys.iter().sum(),

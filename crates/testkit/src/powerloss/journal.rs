@@ -20,6 +20,8 @@ const MAGIC: &[u8; 8] = b"DSPLOSS1";
 const HEADER_BYTES: u64 = 4096;
 const FAULT_PATH_AT: u64 = 104;
 const FAULT_PATH_BYTES: usize = 256;
+/// Behind the path.
+const READ_STALL_AT: u64 = FAULT_PATH_AT + FAULT_PATH_BYTES as u64;
 const RECORD_BYTES: usize = 32;
 
 /// The words of the first page; the same list is `struct header` in the library.
@@ -83,6 +85,10 @@ impl Journal {
 
     pub(crate) fn set(&self, word: Word, value: u64) -> Result<(), PowerLossError> {
         Ok(self.file.write_all_at(&value.to_le_bytes(), 8 + 8 * word as u64)?)
+    }
+
+    pub(crate) fn set_read_stall(&self, milliseconds: u64) -> Result<(), PowerLossError> {
+        Ok(self.file.write_all_at(&milliseconds.to_le_bytes(), READ_STALL_AT)?)
     }
 
     pub(crate) fn set_fault_path(&self, needle: &str) -> Result<(), PowerLossError> {

@@ -73,6 +73,8 @@ pub enum Fault {
     SyncsLie,
     /// Each sync takes this many milliseconds longer.
     SyncsStallMs(u64),
+    /// Each read at an offset (`pread`, as of table files) takes this many milliseconds longer.
+    ReadsStallMs(u64),
     /// The `nth` sync from here on (1 is the next) fails with this `errno`.
     SyncFails {
         /// Counted from 1.
@@ -156,6 +158,7 @@ impl PowerLoss {
         match fault {
             Fault::SyncsLie => journal.set(Word::SyncLies, 1),
             Fault::SyncsStallMs(milliseconds) => journal.set(Word::SyncStallMs, milliseconds),
+            Fault::ReadsStallMs(milliseconds) => journal.set_read_stall(milliseconds),
             Fault::SyncFails { nth, errno } => {
                 journal.set(Word::SyncFailErrno, errno.unsigned_abs().into())?;
                 journal.set(Word::SyncFailAt, journal.get(Word::Syncs)? + nth)
@@ -181,7 +184,7 @@ impl PowerLoss {
         for word in [Word::SyncLies, Word::SyncStallMs, Word::SyncFailAt, Word::WriteFailAt] {
             self.journal.set(word, 0)?;
         }
-        Ok(())
+        self.journal.set_read_stall(0)
     }
 
     /// How many syncs the process has asked for, of files that faults may fall on.
