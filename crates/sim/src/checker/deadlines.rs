@@ -98,10 +98,9 @@ impl Judge<'_> {
             let last = self.last_words(&settings, u64::MAX);
             let until = last.iter().map(|setting| self.earliest(*setting, error_ms)).min()?.min(doubtful_from);
             let put = self.completed(*writer);
-            let (missed, _) =
-                *self.register.looks.iter().find(|(id, saw)| {
-                    saw.is_none() && self.transaction(*id).invoked > put && self.completed(*id) < until
-                })?;
+            let (missed, _) = *self.register.looks.iter().find(|(id, saw)| {
+                saw.is_none() && self.transaction(*id).invoked > put && self.completed(*id) < until
+            })?;
             let text = format!("{token} is not there, and nobody can have removed it");
             let ids = settings.iter().map(|(id, _)| *id).filter(|id| id != writer);
             Some(self.violation(Anomaly::Vanished, &text, [*writer].into_iter().chain(ids).chain([missed])))

@@ -42,7 +42,8 @@ pub(super) fn complete(history: &History) -> (Option<History>, Vec<Violation>) {
 fn too_long(history: &History, id: usize, key: Key) -> Option<Violation> {
     let completed = history.transactions[id].completed?;
     let reads = |op: &MicroOp| matches!(op, MicroOp::Read { key: read, list: Some(_) } if *read == key);
-    let later = history.transactions.iter().position(|other| other.invoked > completed && other.ops.iter().any(reads))?;
+    let later =
+        history.transactions.iter().position(|other| other.invoked > completed && other.ops.iter().any(reads))?;
     let text = format!("{} was found longer than anybody who asked later read it", key_name(key));
     let mut violation = Violation::new(Anomaly::WrongLength, text);
     violation.show(history, [id, later]);

@@ -730,7 +730,8 @@ mod tests {
                 return "+OK\r\n$7\r\n000009,\r\n".to_owned();
             }
             let parts = sent.matches("APPEND").count();
-            let lengths: String = (0..parts).map(|part| format!(":{}\r\n", (2 + part) * Values::SHORT.token_bytes)).collect();
+            let lengths: String =
+                (0..parts).map(|part| format!(":{}\r\n", (2 + part) * Values::SHORT.token_bytes)).collect();
             format!("+OK\r\n{}*{parts}\r\n{lengths}", "+QUEUED\r\n".repeat(parts))
         });
         assert_eq!(recorder.problems(), [] as [String; 0]);

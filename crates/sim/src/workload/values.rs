@@ -104,7 +104,9 @@ impl Values {
         let at = body.iter().zip(&expected).take_while(|(a, b)| a == b).count();
         let (length, whole) = (body.len(), expected.len());
         let found = excerpt(&body[at..]);
-        Err(format!("the body of {owner}, behind {token}: {length} bytes of {whole}, and byte {at} is not its: {found}"))
+        Err(format!(
+            "the body of {owner}, behind {token}: {length} bytes of {whole}, and byte {at} is not its: {found}"
+        ))
     }
 
     /// The body that is put along with a token; empty for most.
