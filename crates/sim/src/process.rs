@@ -184,6 +184,11 @@ impl Process {
         self.carrier.jobs()
     }
 
+    /// Whether one of them lets a snapshot in.
+    pub fn lets_snapshot_in(&self) -> bool {
+        self.carrier.lets_in()
+    }
+
     /// Another thread does one of the jobs that wait. Says what it was, and whether it was to replace data.
     pub fn work(&mut self, number: usize) -> (&'static str, bool) {
         let job = self.carrier.take_job(number);

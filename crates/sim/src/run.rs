@@ -137,8 +137,9 @@ fn run_to_verdict(options: Options) -> Outcome {
     let mut habits = Habits::draw(&mut random);
     habits.transactions_max = options.narrow.transactions_max;
     let limits = NodeLimits {
-        request_timeout: Duration::from_secs(*random.pick(&[1, 3, 5])),
+        request_timeout: Duration::from_millis(*random.pick(&[500, 1000, 3000, 5000])),
         inflight_bytes_max: *random.pick(&[64 << 20, 64 << 20, 64 << 20, 1 << 10]),
+        log_cache_bytes_max: *random.pick(&[8 << 20, 1 << 10, 0]),
         gathered_records_max: *random.pick(&[0, 6, 50, 4096]),
         lease_reads,
         follower_reads: random.one_in(4),

@@ -7,7 +7,7 @@ use super::{Ending, Event, World};
 use crate::audit::audit;
 use crate::machine::{CrashAt, Death, RANGES, Standing};
 use crate::network::Machine as MachineId;
-use crate::process::{Fatal, Surroundings};
+use crate::process::{Fatal, Process, Surroundings};
 use crate::time::{MICRO, MILLI, Moment, SECOND};
 
 /// Of applied positions, one in so many is compared between replicas while the run goes on.
@@ -128,7 +128,11 @@ impl World {
     }
 
     fn work_later(&mut self, number: MachineId) {
-        let duration = self.disk_time(number);
+        let mut duration = self.disk_time(number);
+        if self.machines[number].process.as_ref().is_some_and(Process::lets_snapshot_in) {
+            // It may be much that has to be read before it is let in.
+            duration += self.timing.exponential(self.temper.install_mean);
+        }
         self.machines[number].working = true;
         self.push(self.now + duration, Event::Work(number));
     }
