@@ -189,7 +189,7 @@ pub struct Temper {
     pub quality: Quality,
     /// The mean time of a sync.
     pub sync_mean: Moment,
-    /// The mean time that other work waits for, besides, while a snapshot is to be let in.
+    /// While a snapshot is to be let in, all work of that kind takes so much longer on average.
     pub install_mean: Moment,
     /// Rates of clocks differ by at most this, in parts of a million.
     pub drift_ppm: i64,

@@ -129,8 +129,8 @@ impl World {
 
     fn work_later(&mut self, number: MachineId) {
         let mut duration = self.disk_time(number);
-        if self.machines[number].process.as_ref().is_some_and(Process::lets_snapshot_in) {
-            // It may be much that has to be read before it is let in.
+        let lets_in = self.machines[number].process.as_ref().is_some_and(Process::lets_snapshot_in);
+        if lets_in && self.now < self.temper.faults_until {
             duration += self.timing.exponential(self.temper.install_mean);
         }
         self.machines[number].working = true;
