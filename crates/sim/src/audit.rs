@@ -140,9 +140,9 @@ mod tests {
         let chunked = Some(Chunked { len: (1 << 14) + 2, bits: 14 });
         let head = Head { generation: Some(5), chunked, ..Head::string(6, None) };
         [
-            (Bytes::from(short.clone()), Head::string(4, Some(70)).encode(b"value")),
+            (short.clone(), Head::string(4, Some(70)).encode(b"value")),
             (local::expiry_key(USER_RANGE, 70, &short), Bytes::new()),
-            (Bytes::from(long.clone()), head.encode(b"")),
+            (long.clone(), head.encode(b"")),
             (chunk::chunk_key(&long, 5, 0), vec![7; 1 << 14].into()),
             (chunk::chunk_key(&long, 5, 1), vec![7; 2].into()),
             (chunk::chunk_key(&long, 3, 9), vec![7; 2].into()),
@@ -163,7 +163,7 @@ mod tests {
             records.remove(&key).expect("it is there");
             told(&records).expect_err("something is missing")
         };
-        assert!(lacks(key::encode(0, b"short").into()).contains("counted"));
+        assert!(lacks(key::encode(0, b"short")).contains("counted"));
         assert!(
             lacks(local::expiry_key(USER_RANGE, 70, &key::encode(0, b"short"))).contains("the index does not say so")
         );
