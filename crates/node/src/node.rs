@@ -57,6 +57,8 @@ pub struct NodeLimits {
     pub inflight_bytes_max: usize,
     /// Memory for small records that were read before.
     pub cache_bytes_max: usize,
+    /// Bytes of each range's log that are kept in memory for followers that have not got them: beyond, they are read again.
+    pub log_cache_bytes_max: usize,
     /// Applied records that gather in memory before the engine gets them in one batch, while as many more gather; 0: it gets
     /// them at once.
     pub gathered_records_max: usize,
@@ -88,6 +90,7 @@ impl Default for NodeLimits {
             entry_bytes_max: 68 << 20,
             inflight_bytes_max: 64 << 20,
             cache_bytes_max: 16 << 20,
+            log_cache_bytes_max: 8 << 20,
             gathered_records_max: 16_384,
             request_timeout: Duration::from_secs(5),
             election_timeout: Duration::from_millis(700),
@@ -964,6 +967,7 @@ fn raft_config(limits: &NodeLimits, log: &dyn Log) -> dstore_raft::Config {
         lease: limits.lease,
         lease_reads: limits.lease_reads,
         entry_bytes_max,
+        log_cache_bytes_max: limits.log_cache_bytes_max as u64,
         // The node bounds what is on its way by itself: see `Node::is_congested`.
         uncommitted_bytes_max: u64::MAX,
         ..dstore_raft::Config::default()

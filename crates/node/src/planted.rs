@@ -1,6 +1,11 @@
 //! Bugs that a test can plant, to see whether the simulator finds them. Compiled in only with the feature `planted`,
 //! which nothing but the simulator's own turns on.
 
+use bytes::Bytes;
+use dstore_resp::CommandSpec;
+use dstore_storage::layout::{Head, Stamp, chunk, key, local, tag};
+use dstore_storage::{RangeId, WriteOp};
+
 /// A rule to be broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Planted {
@@ -69,6 +74,12 @@ pub enum Planted {
     ForgetTerm,
     /// What expires is removed a second early.
     SweepEarly,
+    /// A long value that is changed in part keeps its chunks, and gives them to the sweep all the same.
+    SweepLiving,
+    /// The chunks that a command leaves behind are not named to the sweep.
+    OrphansUnnamed,
+    /// A key that is to get another deadline, or none, keeps the one that it has.
+    KeepDeadline,
     /// A frame of the log that a power loss tore is taken for whole. The log's bug; the simulator has it in its own.
     TrustTornFrame,
     /// A block of the data is not checked when it is read. The engine's bug; the simulator has it in its own.
@@ -79,7 +90,7 @@ pub enum Planted {
 
 impl Planted {
     /// Every bug.
-    pub const ALL: [Planted; 33] = [
+    pub const ALL: [Planted; 36] = [
         Planted::AnswerBeforeCommit,
         Planted::AnswerBeforeDurable,
         Planted::ReadWithoutLease,
@@ -111,7 +122,41 @@ impl Planted {
         Planted::SplitBlock,
         Planted::ForgetTerm,
         Planted::SweepEarly,
+        Planted::SweepLiving,
+        Planted::OrphansUnnamed,
+        Planted::KeepDeadline,
         Planted::TrustTornFrame,
         Planted::TrustRottenBlock,
     ];
+    /// Breaks what it is about in the effects of a command.
+    pub(crate) fn spoil(self, range: RangeId, stamp: Stamp, spec: &CommandSpec, effects: &mut Vec<WriteOp>) {
+        match self {
+            Planted::SweepLiving => {
+                let wrong: Vec<WriteOp> = effects.iter().filter_map(|op| living(range, stamp, op)).collect();
+                effects.extend(wrong);
+            }
+            Planted::OrphansUnnamed => effects.retain(|op| !names_orphans(op)),
+            Planted::KeepDeadline if matches!(spec.full_name, "persist" | "pexpire" | "pexpireat" | "getex") => {
+                effects.clear();
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Gives the chunks of a value that was changed in part to the sweep.
+fn living(range: RangeId, stamp: Stamp, op: &WriteOp) -> Option<WriteOp> {
+    let WriteOp::Put { key, value } = op else { return None };
+    let head =
+        Some(key).filter(|key| key.first() == Some(&tag::USER) && key::decode(key).is_ok_and(|k| k.sub.is_empty()));
+    let head = head.and_then(|_| Head::decode(value).ok()).filter(|head| head.chunked.is_some())?;
+    let generation = head.generation.filter(|generation| *generation != head.version)?;
+    let key = local::expiry_key(range, stamp.ms() + 1, &chunk::orphans(key, generation));
+    Some(WriteOp::Put { key, value: Bytes::new() })
+}
+
+fn names_orphans(op: &WriteOp) -> bool {
+    let WriteOp::Put { key, .. } = op else { return false };
+    let named = local::decode_expiry(key).and_then(|(_, data_key)| key::decode(data_key).ok());
+    named.is_some_and(|decoded| !decoded.sub.is_empty())
 }

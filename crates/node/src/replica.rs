@@ -257,7 +257,12 @@ impl Replica {
             limits: tools.limits,
             cursors: tools.cursors,
         };
-        let outcome = dstore_kv::evaluate(call.spec, call.args, &view, context)?;
+        #[allow(unused_mut, reason = "only the feature `planted` changes it")]
+        let mut outcome = dstore_kv::evaluate(call.spec, call.args, &view, context)?;
+        #[cfg(feature = "planted")]
+        if let (Some(bug), Mode::Write { stamp, .. }) = (self.planted, mode) {
+            bug.spoil(self.range, stamp, call.spec, &mut outcome.effects);
+        }
         if order == Order::Logged {
             self.add(outcome.effects, outcome.versions_used, outcome.needs_time);
             return Ok(Some(outcome.reply));

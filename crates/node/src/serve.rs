@@ -297,6 +297,8 @@ impl<E: Engine> Node<E> {
         };
         let first = task.batch.first;
         if record.as_ref().is_some_and(|record| record.is_later_than(first)) && !planted!(self, AcceptStale) {
+            // It only reads, and waited to be confirmed until its gateway gave it up. One that writes is not given up without its
+            // connection, and a copy of it that comes late is of an earlier life of its gateway.
             mark!(BatchOvertaken);
             self.hand_back(&task, Refused::Stale);
             return Ok(());

@@ -66,7 +66,6 @@ list_marks! {
     LeaderRetires => "a leader has committed a configuration without itself",
     ElectableByUncommitted => "one stands for election by a configuration that is not committed",
     SnapshotWanted => "a follower needs what the log does not hold any more",
-    SnapshotOfShortenedLog => "a snapshot is of no use: the log was shortened past it",
     SnapshotFailed => "a snapshot could not be sent",
     SnapshotOutOfDate => "a snapshot that came is behind what is committed",
     SnapshotAccepted => "a snapshot that came is taken",

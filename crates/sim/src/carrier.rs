@@ -270,6 +270,11 @@ impl Carrier {
         self.jobs.len()
     }
 
+    /// Whether one of them lets a snapshot in.
+    pub fn lets_in(&self) -> bool {
+        self.jobs.iter().any(|job| matches!(job, Job::Finish { .. }))
+    }
+
     /// Takes a job that waits, any of them: they do not depend on each other.
     pub fn take_job(&mut self, number: usize) -> Job {
         self.jobs.swap_remove(number)

@@ -3,7 +3,7 @@
 //! It runs what production runs: the core of a node (`dstore-node`), consensus (`dstore-raft`), the protocol between nodes
 //! (`dstore-rpc`) and that of clients (`dstore-resp`), over a network, disks and clocks that are made up here and misbehave
 //! as a seed says. Clients append to lists and read them; what they were told is judged by a checker of strict
-//! serializability. The same seed and the same binary give the same run, to the last message.
+//! serializability, and what nodes store by an [`audit`]. The same seed and the same binary give the same run, to the last message.
 //!
 //! ```text
 //!   workload ──bytes──> network ──> machine { process { core, peers }, disks, clocks } ──> network ──bytes──> workload
@@ -17,6 +17,7 @@
 //! What it cannot see: the kernel, RocksDB, real disks, and the code of `dstore-server` and `dstore-net` around the core.
 
 pub mod asker;
+pub mod audit;
 pub mod carrier;
 pub mod checker;
 pub mod fleet;

@@ -425,6 +425,14 @@ impl Machine {
         Replica { applied: self.applied(range), records }
     }
 
+    /// Whether the expiry index is empty: nothing is left that expires, and no orphaned chunk.
+    pub fn is_swept(&self) -> bool {
+        let index = local::expiry_span(USER_RANGE);
+        let data = self.data();
+        let cursor = data.scan(&index.start[..]..&index.end[..], Direction::Forward);
+        cursor.expect("memory does not fail").entry().is_none()
+    }
+
     /// How far the data of a range is, as the engine has it: what gathers above it is not there yet.
     pub fn applied(&self, range: RangeId) -> Option<Applied> {
         let stored = self.data().get(&Applied::key(range)).expect("memory does not fail")?;

@@ -184,6 +184,11 @@ impl Process {
         self.carrier.jobs()
     }
 
+    /// Whether one of them lets a snapshot in.
+    pub fn lets_snapshot_in(&self) -> bool {
+        self.carrier.lets_in()
+    }
+
     /// Another thread does one of the jobs that wait. Says what it was, and whether it was to replace data.
     pub fn work(&mut self, number: usize) -> (&'static str, bool) {
         let job = self.carrier.take_job(number);
@@ -579,7 +584,14 @@ pub(crate) struct Text<'a>(pub(crate) &'a [u8]);
 
 impl std::fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&String::from_utf8_lossy(self.0).replace("\r\n", " "))
+        // Of what is long the trace keeps the beginning, and a checksum.
+        const PRINTED_MAX: usize = 1000;
+        let shown = &self.0[..self.0.len().min(PRINTED_MAX)];
+        f.write_str(&String::from_utf8_lossy(shown).replace("\r\n", " "))?;
+        if shown.len() < self.0.len() {
+            write!(f, " .. {} bytes, {:08x}", self.0.len(), crc32c::crc32c(self.0))?;
+        }
+        Ok(())
     }
 }
 

@@ -1,8 +1,8 @@
 //! One seed, from an empty cluster to a verdict.
 //!
 //! ```text
-//! faults and work ──> faults end ──> every client succeeds ──> members settle ──> every node is read ──> replicas are alike
-//!    (safety)                                     (liveness, bounded)                                     (convergence)
+//! faults and work ──> faults end ──> every client succeeds ──> members settle ──> every node is read ──> all is swept ──> alike
+//!    (safety)                                     (liveness, bounded)                                        (convergence)
 //! ```
 //!
 //! Then the history is judged by the [checker]. A panic of the core is a failure like any other.
@@ -18,7 +18,7 @@ use crate::machine::ClusterSettings;
 use crate::narrow::Narrow;
 use crate::nemesis::{Kind, Temper};
 use crate::random::Random;
-use crate::time::{Moment, SECOND};
+use crate::time::{MILLI, Moment, SECOND};
 use crate::workload::Habits;
 use crate::world::World;
 
@@ -29,8 +29,15 @@ pub const RECOVERY_MAX: Moment = 60 * SECOND;
 /// How long the last reads, and then the replicas' becoming level, may take.
 pub const CONVERGENCE_MAX: Moment = 30 * SECOND;
 
+/// How long it may take, besides the longest life of a token and what clocks differ by, until nothing is left of what has expired
+/// or was replaced.
+pub const SWEEP_MAX: Moment = 20 * SECOND;
+
 /// How long after a request's time is up nothing of it is under way any more.
 const SETTLING: Moment = SECOND;
+
+/// Bytes of an entry that hold any block of the clients', and yet a sweep of no more than seven records.
+const ENTRY_BYTES_SMALL: usize = 2 << 20;
 
 /// The rates of clocks that the core is told to expect.
 const DRIFT_PPM_MAX: u32 = 1000;
@@ -130,12 +137,15 @@ fn run_to_verdict(options: Options) -> Outcome {
     let mut habits = Habits::draw(&mut random);
     habits.transactions_max = options.narrow.transactions_max;
     let limits = NodeLimits {
-        request_timeout: Duration::from_secs(*random.pick(&[1, 3, 5])),
+        request_timeout: Duration::from_millis(*random.pick(&[500, 1000, 3000, 5000])),
         inflight_bytes_max: *random.pick(&[64 << 20, 64 << 20, 64 << 20, 1 << 10]),
+        log_cache_bytes_max: *random.pick(&[8 << 20, 1 << 10, 0]),
         gathered_records_max: *random.pick(&[0, 6, 50, 4096]),
         lease_reads,
         follower_reads: random.one_in(4),
         check_interval: Duration::from_secs(*random.pick(&[86_400, 86_400, 2])),
+        // Small entries make small sweeps, so that a long value goes in several.
+        entry_bytes_max: *random.pick(&[NodeLimits::default().entry_bytes_max, ENTRY_BYTES_SMALL]),
         ..NodeLimits::default()
     };
     let settings = ClusterSettings {
@@ -161,6 +171,8 @@ fn run_to_verdict(options: Options) -> Outcome {
     world.run(faults_until, |_| false);
     world.recover();
     let patience = request_timeout + SETTLING;
+    // A deadline that one clock set may be looked at by another.
+    let sweep_max = SWEEP_MAX + (habits.life_ms_max + 2 * clock_error_ms) * MILLI;
     // Each goes on only if the one before came to its end.
     let _ = reach(&mut world, RECOVERY_MAX, World::clients_are_done, "clients do not succeed")
         && reach(&mut world, RECOVERY_MAX, World::members_are_settled, "members do not become what they should be")
@@ -170,6 +182,7 @@ fn run_to_verdict(options: Options) -> Outcome {
             world.read_everything(&habits);
             reach(&mut world, CONVERGENCE_MAX, World::clients_are_done, "not every node can be read")
         }
+        && reach(&mut world, sweep_max, World::is_swept, "what has expired or was replaced is not removed")
         && reach(&mut world, CONVERGENCE_MAX, World::replicas_are_level, "replicas do not become level")
         && {
             world.compare_replicas();

@@ -14,6 +14,8 @@ pub const SECOND: Moment = 1_000_000_000;
 
 /// Where wall clocks begin: any time of this century will do.
 const WALL_START_US: u64 = 1_700_000_000_000_000;
+/// The same in milliseconds.
+pub const WALL_START_MS: u64 = WALL_START_US / 1000;
 
 /// A machine's clocks: one that is monotonic and runs a little too fast or too slow, and one that tells the date and may
 /// be wrong by some milliseconds.

@@ -341,8 +341,9 @@ impl<S: LogStorage> Raft<S> {
             return false;
         }
         if meta.last.index < base {
-            // The log was shortened past it meanwhile: it would not help.
-            mark!(SnapshotOfShortenedLog);
+            // The log was shortened past it meanwhile: it would not help. That happens to a driver that sends what it made
+            // before; not to one that makes it when it is asked to, of the very data up to which its log may be cut at most
+            // (`dstore-node`: `transfer`, `retention`). So no simulation comes by; the script `snapshot.txt` does.
             self.snapshot_failed(to);
             return false;
         }

@@ -37,6 +37,13 @@ macro_rules! say {
     ($s:expr, $($arg:tt)*) => { writeln!($s.out, $($arg)*).expect("a string takes everything") };
 }
 
+/// The snapshot of the state at an entry that one was made of before.
+fn kept_snapshot(snapshots: &Snapshots, index: u64) -> Result<SnapshotMeta, String> {
+    let found = snapshots.iter().find(|(last, _)| last.index == LogIndex(index));
+    let (last, state) = found.ok_or("there is no such snapshot")?;
+    Ok(SnapshotMeta { last: *last, configuration: state.configuration.clone() })
+}
+
 fn parse<T: std::str::FromStr>(word: &str) -> Result<T, String> {
     word.parse().map_err(|_| format!("not understood: {word}"))
 }
@@ -216,9 +223,12 @@ impl Script {
             }
             "send-snapshot" => {
                 let host = self.hosts.get_mut(&parse::<u64>(node)?).ok_or("no such node")?;
-                let meta = host.snapshot(&mut self.snapshots);
-                host.raft().snapshot_produced(NodeId(parse(second)?), meta);
-                String::new()
+                let meta = match words.get(2) {
+                    Some(index) => kept_snapshot(&self.snapshots, parse(index)?)?,
+                    None => host.snapshot(&mut self.snapshots),
+                };
+                let taken = host.raft().snapshot_produced(NodeId(parse(second)?), meta);
+                if taken { String::new() } else { format!("{node} does not send it") }
             }
             "fail-snapshot" => {
                 self.raft(node)?.snapshot_failed(NodeId(parse(second)?));

@@ -25,6 +25,19 @@ pub type Token = u64;
 /// What a register held: nothing, or a token.
 pub type Seen = Option<Token>;
 
+/// Until when a register holds what was put there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Until somebody takes or replaces it.
+    Never,
+    /// For so many milliseconds.
+    After(u64),
+    /// Until so many milliseconds after the history began.
+    At(u64),
+    /// As long as what was there before.
+    Kept,
+}
+
 /// Everything that clients did to the store, the final reads included.
 #[derive(Clone, Debug, Default)]
 pub struct History {
@@ -84,6 +97,24 @@ pub enum MicroOp {
         /// What was read, if the answer came.
         list: Option<Vec<Token>>,
     },
+    /// Reads the end of a key's list.
+    Tail {
+        /// Whose list.
+        key: Key,
+        /// How many tokens were asked for.
+        count: usize,
+        /// What was read, if the answer came: fewer only if the list has no more.
+        tokens: Option<Vec<Token>>,
+    },
+    /// Asks how long a key's list is.
+    Length {
+        /// Whose list.
+        key: Key,
+        /// By writing a token once more that is there already, at its place.
+        again: Option<(usize, Token)>,
+        /// How many tokens it has, if the answer came.
+        length: Option<usize>,
+    },
     /// Adds one to a counter.
     Add {
         /// Which.
@@ -104,8 +135,8 @@ pub enum MicroOp {
         key: Key,
         /// What is put there.
         token: Token,
-        /// After how many milliseconds it is to be gone.
-        life_ms: Option<u64>,
+        /// Until when it is to be there.
+        until: Until,
         /// Only if nothing is there.
         if_absent: bool,
         /// What was there before, if the answer came.
@@ -116,6 +147,15 @@ pub enum MicroOp {
         /// Which.
         key: Key,
         /// What was there before, if the answer came.
+        saw: Option<Seen>,
+    },
+    /// Gives what is in a register, if anything, another deadline.
+    Expire {
+        /// Which.
+        key: Key,
+        /// Until when it is to be there from now on.
+        until: Until,
+        /// What was there, if the answer came.
         saw: Option<Seen>,
     },
     /// Reads a register.
@@ -133,10 +173,13 @@ impl MicroOp {
         match self {
             MicroOp::Append { key, .. }
             | MicroOp::Read { key, .. }
+            | MicroOp::Tail { key, .. }
+            | MicroOp::Length { key, .. }
             | MicroOp::Add { key, .. }
             | MicroOp::Count { key, .. }
             | MicroOp::Put { key, .. }
             | MicroOp::Take { key, .. }
+            | MicroOp::Expire { key, .. }
             | MicroOp::Look { key, .. } => *key,
         }
     }
@@ -144,7 +187,10 @@ impl MicroOp {
     /// What a register held before it, if it is about one and the answer came.
     pub(super) fn saw(&self) -> Option<Seen> {
         match self {
-            MicroOp::Put { saw, .. } | MicroOp::Take { saw, .. } | MicroOp::Look { saw, .. } => *saw,
+            MicroOp::Put { saw, .. }
+            | MicroOp::Take { saw, .. }
+            | MicroOp::Expire { saw, .. }
+            | MicroOp::Look { saw, .. } => *saw,
             _ => None,
         }
     }
@@ -180,6 +226,17 @@ fn seen_text(saw: Option<Seen>) -> String {
     }
 }
 
+impl fmt::Display for Until {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Until::Never => write!(f, "for ever"),
+            Until::After(ms) => write!(f, "for {ms} ms"),
+            Until::At(ms) => write!(f, "until {}.{:03} s", ms / 1000, ms % 1000),
+            Until::Kept => write!(f, "for as long as what was there"),
+        }
+    }
+}
+
 impl fmt::Display for MicroOp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = key_name(self.key());
@@ -188,15 +245,27 @@ impl fmt::Display for MicroOp {
             MicroOp::Append { token, length: None, .. } => write!(f, "append {key} {token}"),
             MicroOp::Read { list: Some(list), .. } => write!(f, "read {key} {}", list_text(list)),
             MicroOp::Read { list: None, .. } => write!(f, "read {key}"),
+            MicroOp::Tail { count, tokens: Some(tokens), .. } => {
+                write!(f, "read the last {count} of {key} {}", list_text(tokens))
+            }
+            MicroOp::Tail { count, tokens: None, .. } => write!(f, "read the last {count} of {key}"),
+            MicroOp::Length { again, length, .. } => {
+                write!(f, "ask how long {key} is")?;
+                again.map_or(Ok(()), |(at, token)| write!(f, ", writing {token} again as number {}", at + 1))?;
+                length.map_or(Ok(()), |length| write!(f, " (now {length})"))
+            }
             MicroOp::Add { value: Some(value), .. } => write!(f, "add to {key} (now {value})"),
             MicroOp::Add { value: None, .. } => write!(f, "add to {key}"),
             MicroOp::Count { value: Some(value), .. } => write!(f, "count {key} {value}"),
             MicroOp::Count { value: None, .. } => write!(f, "count {key}"),
-            MicroOp::Put { token, life_ms, if_absent, saw, .. } => {
+            MicroOp::Put { token, until, if_absent, saw, .. } => {
                 write!(f, "put {token} into {key}")?;
-                life_ms.map_or(Ok(()), |life| write!(f, " for {life} ms"))?;
+                if *until != Until::Never {
+                    write!(f, " {until}")?;
+                }
                 write!(f, "{}{}", if *if_absent { " if absent" } else { "" }, seen_text(*saw))
             }
+            MicroOp::Expire { until, saw, .. } => write!(f, "let {key} hold it {until}{}", seen_text(*saw)),
             MicroOp::Take { saw, .. } => write!(f, "take {key}{}", seen_text(*saw)),
             MicroOp::Look { saw, .. } => write!(f, "look at {key}{}", seen_text(*saw)),
         }

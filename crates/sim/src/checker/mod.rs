@@ -19,7 +19,8 @@
 //!
 //! Clients also add one to *counters* and put tokens into *registers*, some of which expire, alone and in one transaction with
 //! the rest. What these tell goes into the same graph: `counters` and `registers` say how. A register's key that has expired, or
-//! was taken, must not come back with what it held, and must not go early or stay late.
+//! was taken, must not come back with what it held, and must not go early or stay late: `deadlines`. Who read the end of a list
+//! alone, or asked for its length, is taken for somebody who read all of it: `partial`.
 //!
 //! Read [`check`] first, then `lists` (what a list tells), `edges`, and `graph` (cycles).
 //!
@@ -27,18 +28,20 @@
 //! a read of every key.
 
 mod counters;
+mod deadlines;
 mod edges;
 mod graph;
 mod history;
 mod lists;
 #[cfg(test)]
 mod more_tests;
+mod partial;
 mod registers;
 mod report;
 #[cfg(test)]
 mod tests;
 
-pub use history::{COUNTERS, History, Key, MicroOp, Outcome, REGISTERS, Seen, Token, Transaction, key_name};
+pub use history::{COUNTERS, History, Key, MicroOp, Outcome, REGISTERS, Seen, Token, Transaction, Until, key_name};
 pub use report::{Anomaly, Violation};
 
 /// Cycles reported of one history: the first shows that it is wrong, a few more may show why.
@@ -50,8 +53,11 @@ const CYCLES_MAX: usize = 3;
 ///
 /// Two writes of the history use one token: then it cannot be judged, and who made it is to blame.
 pub fn check(history: &History) -> Vec<Violation> {
+    let (completed, mut violations) = partial::complete(history);
+    let history = completed.as_ref().unwrap_or(history);
     let index = lists::Index::new(history);
-    let (orders, mut violations) = lists::examine(history, &index);
+    let (orders, found) = lists::examine(history, &index);
+    violations.extend(found);
     let mut graph = edges::build(history, &index, &orders);
     counters::examine(history, &mut graph, &mut violations);
     registers::examine(history, &index, &mut graph, &mut violations);

@@ -128,3 +128,72 @@ fn what_goes_early_or_stays_late_is_found() {
     // Without knowing the clocks nobody can tell.
     assert_eq!(anomalies("c1 100-110 put 2000 1 for 500 =-\n c2 300-310 look 2000 =-"), []);
 }
+
+#[test]
+fn the_last_deadline_is_the_one_that_counts() {
+    let put = "c1 100-110 put 2000 1 for 500 =-\n";
+    // Longer.
+    let longer = format!("{put} c1 300-310 expire 2000 for 1000 =1\n");
+    assert_eq!(timed(&format!("{longer} c2 900-910 look 2000 =1")), []);
+    assert_eq!(timed(&format!("{longer} c2 900-910 look 2000 =-")), [Anomaly::Vanished]);
+    assert_eq!(timed(&format!("{longer} c2 1400-1410 look 2000 =1")), [Anomaly::Outlived]);
+    // Shorter, and at a time.
+    let shorter = format!("{put} c1 200-210 expire 2000 at 300 =1\n");
+    assert_eq!(timed(&format!("{shorter} c2 290-300 look 2000 =-")), []);
+    assert_eq!(timed(&format!("{shorter} c2 220-230 look 2000 =-")), [Anomaly::Vanished]);
+    assert_eq!(timed(&format!("{shorter} c2 390-400 look 2000 =1")), [Anomaly::Outlived]);
+    // None any more.
+    let persists = format!("{put} c1 200-210 expire 2000 =1\n");
+    assert_eq!(timed(&format!("{persists} c2 9000-9010 look 2000 =1")), []);
+    assert_eq!(timed(&format!("{persists} c2 9000-9010 look 2000 =-")), [Anomaly::Vanished]);
+    // There is nothing to give a deadline to.
+    assert_eq!(timed("c1 100-110 expire 2000 for 50 =-\n c1 200-210 put 2000 1 =-\n c2 900-910 look 2000 =1"), []);
+}
+
+#[test]
+fn deadlines_that_were_set_at_once_may_both_be_the_last() {
+    let both = "c1 100-110 put 2000 1 =-\n c1 200-260 expire 2000 for 100 =1\n c2 200-260 expire 2000 for 900 =1\n";
+    assert_eq!(timed(&format!("{both} c3 500-510 look 2000 =-")), []);
+    assert_eq!(timed(&format!("{both} c3 500-510 look 2000 =1")), []);
+    assert_eq!(timed(&format!("{both} c3 220-230 look 2000 =-")), [Anomaly::Vanished]);
+    assert_eq!(timed(&format!("{both} c3 1300-1310 look 2000 =1")), [Anomaly::Outlived]);
+    // Nobody knows whether this one was set at all.
+    let unknown = "c1 100-110 put 2000 1 for 100 =-\n c2 150-? expire 2000\n";
+    assert_eq!(timed(&format!("{unknown} c3 900-910 look 2000 =1")), []);
+    assert_eq!(timed(&format!("{unknown} c3 900-910 look 2000 =-")), []);
+}
+
+#[test]
+fn a_deadline_is_taken_over_with_the_place() {
+    let kept = "c1 100-110 put 2000 1 for 500 =-\n c1 200-210 put 2000 2 kept =1\n";
+    assert_eq!(timed(&format!("{kept} c2 300-310 look 2000 =-")), [Anomaly::Vanished]);
+    assert_eq!(timed(&format!("{kept} c2 700-710 look 2000 =2")), [Anomaly::Outlived]);
+    assert_eq!(timed(&format!("{kept} c2 560-570 look 2000 =2\n c2 700-710 look 2000 =-")), []);
+    let persists = format!("{kept} c2 300-310 expire 2000 =2\n");
+    assert_eq!(timed(&format!("{persists} c2 700-710 look 2000 =-")), [Anomaly::Vanished]);
+    assert_eq!(timed("c1 100-110 put 2000 2 kept =-\n c2 9000-9010 look 2000 =-"), [Anomaly::Vanished]);
+}
+
+#[test]
+fn a_deadline_that_has_come_before_it_is_set_leaves_nothing() {
+    assert_eq!(timed("c1 900-910 put 2000 1 at 100 =-; look 2000 =-\n c2 950-960 look 2000 =-"), []);
+    assert_eq!(timed("c1 100-110 put 2000 1 =-\n c1 900-910 expire 2000 at 100 =1; look 2000 =-"), []);
+}
+
+#[test]
+fn the_end_of_a_list_and_its_length_tell_as_much_as_all_of_it() {
+    let appends = "c1 10-20 append 1 7\n c1 30-40 append 1 8\n c1 50-60 append 1 9\n c9 900-910 read 1 [7 8 9]\n";
+    good(&format!("{appends} c2 70-80 tail 1 2 [8 9]; length 1 =3"));
+    good(&format!("{appends} c2 35-80 tail 1 2 [7 8]; tail 1 5 [7 8]"));
+    bad(Anomaly::STALE_READ, &format!("{appends} c2 70-80 tail 1 2 [7 8]"));
+    bad(Anomaly::STALE_READ, &format!("{appends} c2 70-80 length 1 =2"));
+    bad(Anomaly::STALE_READ, &format!("{appends} c2 70-80 tail 1 5 []"));
+    let among = |anomaly: Anomaly, text: &str| {
+        let found = anomalies(&format!("{appends} {text}"));
+        assert!(found.contains(&anomaly), "{found:?}");
+    };
+    among(Anomaly::IncompatibleOrder, "c2 70-80 tail 1 2 [7 9]");
+    among(Anomaly::IncompatibleOrder, "c2 70-80 tail 1 5 [8 9]");
+    among(Anomaly::WrongLength, "c2 70-80 length 1 =4");
+    among(Anomaly::Internal, "c2 35-80 length 1 =2; tail 1 1 [9]");
+}

@@ -2,33 +2,34 @@
 //! one writer, its readers, and at most one that replaced it, in this order. Absence has no name, so it makes no edge; it is
 //! judged by time: once somebody has found a token gone, nobody who asks later may find it there.
 //!
-//! A token with a deadline is judged by that too, where it is known how wrong clocks may be: it must be there before, and gone
-//! after.
+//! A token with a deadline is judged by that too, where it is known how wrong clocks may be: see `deadlines`.
 
 use std::collections::BTreeMap;
 
 use super::graph::{Edge, Graph, Kind};
-use super::history::{History, Key, MicroOp, Outcome, Seen, Token, Transaction, key_name};
+use super::history::{History, Key, MicroOp, Outcome, Seen, Token, Transaction, Until, key_name};
 use super::lists::Index;
 use super::report::{Anomaly, Violation};
 
-/// Rounding to milliseconds, here and there, and stamps that run ahead by what is written within one.
-const SLACK_MS: u64 = 20;
-const MS: u64 = 1_000_000;
-
 /// What was observed of one register, by committed transactions.
 #[derive(Default)]
-struct Register {
+pub(super) struct Register {
     /// Who found what there, from outside.
-    looks: Vec<(usize, Seen)>,
+    pub(super) looks: Vec<(usize, Seen)>,
     /// Who found a token, or left it there.
     met: BTreeMap<Token, Vec<usize>>,
-    readers: BTreeMap<Token, Vec<usize>>,
-    replaced: BTreeMap<Token, usize>,
-    /// How long a token may live, where its writer was told that it is in.
-    lives: BTreeMap<Token, (usize, Option<u64>)>,
+    pub(super) readers: BTreeMap<Token, Vec<usize>>,
+    pub(super) replaced: BTreeMap<Token, usize>,
+    /// Until when a token was to be there, where its writer was told that it is in.
+    pub(super) lives: BTreeMap<Token, (usize, Until)>,
+    /// Whose deadline a token took over.
+    pub(super) heir_of: BTreeMap<Token, Token>,
+    /// Who gave a token another deadline.
+    pub(super) expires: BTreeMap<Token, Vec<(usize, Until)>>,
     /// When changes were sent of which nobody knows whether they took effect.
-    unknown: Vec<u64>,
+    pub(super) unknown: Vec<u64>,
+    /// Those among them that set a deadline for whatever is there.
+    pub(super) unknown_expires: Vec<u64>,
 }
 
 /// Puts the order of tokens into the graph, and what is wrong with single registers among the violations.
@@ -43,8 +44,8 @@ pub(super) fn examine(history: &History, index: &Index, graph: &mut Graph, viola
         judge.writers(violations);
         violations.extend(judge.returned());
         if let Some(error_ms) = history.clock_error_ms {
-            violations.extend(judge.outlived(error_ms + SLACK_MS));
-            violations.extend(judge.vanished(error_ms + SLACK_MS));
+            violations.extend(judge.outlived(error_ms));
+            violations.extend(judge.vanished(error_ms));
         }
     }
 }
@@ -55,13 +56,16 @@ fn gather(history: &History, id: usize, registers: &mut BTreeMap<Key, Register>,
     let mut known: BTreeMap<Key, Seen> = BTreeMap::new();
     for op in &transaction.ops {
         let changes = match op {
-            MicroOp::Put { .. } | MicroOp::Take { .. } => true,
+            MicroOp::Put { .. } | MicroOp::Take { .. } | MicroOp::Expire { .. } => true,
             MicroOp::Look { .. } => false,
             _ => continue,
         };
         let (key, register) = (op.key(), registers.entry(op.key()).or_default());
         if transaction.outcome == Outcome::Unknown && changes {
             register.unknown.push(transaction.invoked);
+            if matches!(op, MicroOp::Expire { .. }) {
+                register.unknown_expires.push(transaction.invoked);
+            }
         }
         let Some(saw) = op.saw().filter(|_| transaction.outcome == Outcome::Committed) else { continue };
         match known.get(&key) {
@@ -80,8 +84,8 @@ fn gather(history: &History, id: usize, registers: &mut BTreeMap<Key, Register>,
         }
         let leaves = match op {
             MicroOp::Put { if_absent: true, .. } if saw.is_some() => saw,
-            MicroOp::Put { token, life_ms, .. } => {
-                register.lives.insert(*token, (id, *life_ms));
+            MicroOp::Put { token, until, .. } => {
+                register.put((id, *token), *until, saw);
                 register.met.entry(*token).or_default().push(id);
                 Some(*token)
             }
@@ -96,27 +100,55 @@ fn gather(history: &History, id: usize, registers: &mut BTreeMap<Key, Register>,
             violation.show(history, [other, id]);
             violations.push(violation);
         }
-        known.insert(key, leaves);
+        let until = match op {
+            MicroOp::Put { until, .. } if leaves != saw => Some(*until),
+            MicroOp::Expire { until, .. } => {
+                saw.into_iter().for_each(|token| register.expires.entry(token).or_default().push((id, *until)));
+                Some(*until)
+            }
+            _ => None,
+        };
+        if matches!(until, Some(Until::At(_))) {
+            // By the store's clock that may have passed already; then it is gone at once.
+            known.remove(&key);
+        } else {
+            known.insert(key, leaves);
+        }
     }
 }
 
-struct Judge<'a> {
-    history: &'a History,
+impl Register {
+    /// A token was put where `saw` was.
+    fn put(&mut self, (id, token): (usize, Token), until: Until, saw: Seen) {
+        let until = match (until, saw) {
+            (Until::Kept, Some(before)) => {
+                self.heir_of.insert(token, before);
+                until
+            }
+            (Until::Kept, None) => Until::Never,
+            _ => until,
+        };
+        self.lives.insert(token, (id, until));
+    }
+}
+
+pub(super) struct Judge<'a> {
+    pub(super) history: &'a History,
     index: &'a Index,
     key: Key,
-    register: &'a Register,
+    pub(super) register: &'a Register,
 }
 
 impl Judge<'_> {
-    fn transaction(&self, id: usize) -> &Transaction {
+    pub(super) fn transaction(&self, id: usize) -> &Transaction {
         &self.history.transactions[id]
     }
 
-    fn completed(&self, id: usize) -> u64 {
+    pub(super) fn completed(&self, id: usize) -> u64 {
         self.transaction(id).completed.unwrap_or(u64::MAX)
     }
 
-    fn violation(&self, anomaly: Anomaly, text: &str, ids: impl IntoIterator<Item = usize>) -> Violation {
+    pub(super) fn violation(&self, anomaly: Anomaly, text: &str, ids: impl IntoIterator<Item = usize>) -> Violation {
         let mut violation = Violation::new(anomaly, format!("{}: {text}", key_name(self.key)));
         violation.show(self.history, ids);
         violation
@@ -173,39 +205,6 @@ impl Judge<'_> {
             let late = readers.iter().copied().find(|id| self.transaction(*id).invoked > self.completed(gone))?;
             let text = format!("{token} was gone, and is there again");
             Some(self.violation(Anomaly::Returned, &text, [gone, late]))
-        })
-    }
-
-    /// Found, although its deadline has passed by every clock.
-    fn outlived(&self, error_ms: u64) -> Option<Violation> {
-        self.register.lives.iter().find_map(|(token, (writer, life_ms))| {
-            let until = self.completed(*writer).saturating_add(((*life_ms)? + 2 * error_ms) * MS);
-            let readers = self.register.readers.get(token)?;
-            let late = readers.iter().copied().find(|id| self.transaction(*id).invoked > until)?;
-            let text = format!("{token} is there after its deadline");
-            Some(self.violation(Anomaly::Outlived, &text, [*writer, late]))
-        })
-    }
-
-    /// Not found, although its deadline has passed by no clock, and nobody can have taken or replaced it.
-    fn vanished(&self, error_ms: u64) -> Option<Violation> {
-        let doubtful_from = self.register.unknown.iter().min().copied().unwrap_or(u64::MAX);
-        self.register.lives.iter().find_map(|(token, (writer, life_ms))| {
-            if self.register.replaced.contains_key(token) {
-                return None;
-            }
-            let until = match life_ms {
-                Some(life_ms) => (self.transaction(*writer).invoked + life_ms * MS).saturating_sub(2 * error_ms * MS),
-                None => u64::MAX,
-            };
-            let until = until.min(doubtful_from);
-            let put = self.completed(*writer);
-            let missed =
-                self.register.looks.iter().find(|(id, saw)| {
-                    saw.is_none() && self.transaction(*id).invoked > put && self.completed(*id) < until
-                });
-            let text = format!("{token} is not there, and nobody can have removed it");
-            missed.map(|(id, _)| self.violation(Anomaly::Vanished, &text, [*writer, *id]))
         })
     }
 }

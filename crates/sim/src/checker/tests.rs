@@ -8,6 +8,8 @@
 //! c1 10-20 add 1000 =3; count 1000 =3    a counter, one higher and then read
 //! c1 10-20 put 2000 7 for 50 if absent =- a register, where nothing was
 //! c1 10-20 take 2000 =7; look 2000 =-    taken away, and looked at
+//! c1 10-20 expire 2000 at 90 =7          another deadline; also: for 50, kept, and without any of them: never
+//! c1 10-20 tail 1 2 [7 8]; length 1 =4   the last two of a list, and how long it is
 //! ```
 //!
 //! Numbers of time are milliseconds where deadlines are judged.
@@ -22,15 +24,25 @@ fn parse_register_op(text: &str) -> Option<MicroOp> {
     let key = words[1].parse().unwrap();
     let value = answer.filter(|answer| *answer != "-").map(number);
     let saw = answer.map(|answer| (answer != "-").then(|| number(answer)));
-    let life = words.iter().position(|word| *word == "for").map(|at| number(words[at + 1]));
+    let behind = |what: &str| words.iter().position(|word| *word == what).map(|at| number(words[at + 1]));
+    let until = match (behind("for"), behind("at")) {
+        (Some(ms), _) => Until::After(ms),
+        (_, Some(ms)) => Until::At(ms),
+        _ if words.contains(&"kept") => Until::Kept,
+        _ => Until::Never,
+    };
     match words[0] {
         "add" => Some(MicroOp::Add { key, value }),
         "count" => Some(MicroOp::Count { key, value }),
         "put" => {
             let if_absent = words.contains(&"absent");
-            Some(MicroOp::Put { key, token: number(words[2]), life_ms: life, if_absent, saw })
+            Some(MicroOp::Put { key, token: number(words[2]), until, if_absent, saw })
         }
         "take" => Some(MicroOp::Take { key, saw }),
+        "expire" => Some(MicroOp::Expire { key, until, saw }),
+        "length" => {
+            Some(MicroOp::Length { key, again: None, length: value.and_then(|length| usize::try_from(length).ok()) })
+        }
         "look" => Some(MicroOp::Look { key, saw }),
         _ => None,
     }
@@ -56,6 +68,12 @@ fn parse_op(text: &str) -> MicroOp {
             let inner = rest.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
             let numbers = |inner: &str| inner.split_whitespace().map(|token| token.parse().unwrap()).collect();
             MicroOp::Read { key, list: inner.map(numbers) }
+        }
+        "tail" => {
+            let (count, list) = rest.split_once(' ').unwrap();
+            let inner = list.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+            let numbers = |inner: &str| inner.split_whitespace().map(|token| token.parse().unwrap()).collect();
+            MicroOp::Tail { key, count: count.parse().unwrap(), tokens: inner.map(numbers) }
         }
         other => panic!("unknown operation {other}"),
     }

@@ -1,13 +1,14 @@
 //! [`Client`]: one client, which connects here and there, sends, waits, loses patience, and remembers what it was told.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use dstore_resp::{Decoded, Reply, ReplyDecoder, ReplyLimits};
 
 use super::recorder::{Recorder, TransactionId};
 use super::request;
-use crate::checker::{COUNTERS, Key, MicroOp, REGISTERS, key_name};
+use super::values::Values;
+use crate::checker::{COUNTERS, Key, MicroOp, REGISTERS, Token, Until, key_name};
 use crate::network::Machine;
 use crate::random::Random;
 use crate::time::{MILLI, Moment, SECOND};
@@ -27,6 +28,13 @@ pub struct Habits {
     pub expiry_permille: u64,
     /// The longest that such a token may live, in milliseconds.
     pub life_ms_max: u64,
+    /// Of a thousand parts of blocks, those that are done by another way than the shortest.
+    pub detour_permille: u64,
+    /// Of a thousand reads of lists, those of their end or their length alone; and of a thousand changes, half as many that
+    /// write again what is there.
+    pub partial_permille: u64,
+    /// What values look like.
+    pub values: Values,
     /// The mean pause between a reply and the next request.
     pub think_mean: Moment,
     /// Of a thousand turns, those with several commands sent at once.
@@ -55,6 +63,9 @@ impl Habits {
             register_permille: *random.pick(&[0, 200, 400]),
             expiry_permille: *random.pick(&[0, 300, 700]),
             life_ms_max: *random.pick(&[100, 1000, 6000]),
+            detour_permille: *random.pick(&[0, 300, 700]),
+            partial_permille: *random.pick(&[0, 250, 500]),
+            values: Values::draw(random),
             think_mean: *random.pick(&[30 * MILLI, 80 * MILLI, 200 * MILLI]),
             burst_permille: *random.pick(&[0, 100, 300, 600]),
             block_permille: *random.pick(&[0, 200, 500]),
@@ -120,6 +131,27 @@ struct Block {
     may_abort: bool,
     /// What it has seen if it commits: a key under WATCH, and what that held.
     saw: Option<MicroOp>,
+    answers: Answers,
+}
+
+/// Where in the reply to a block its operations' answers are, and how many parts that has.
+#[derive(Debug, Default)]
+struct Answers {
+    at: Vec<usize>,
+    parts: usize,
+}
+
+impl Answers {
+    /// The answers, out of a block's reply.
+    fn pick<'a>(&self, parts: &[&'a Reply]) -> Result<Vec<&'a Reply>, String> {
+        if parts.len() != self.parts {
+            return Err(format!("{} commands answered with {} parts", self.parts, parts.len()));
+        }
+        match parts.iter().find(|part| matches!(part, Reply::Error(_))) {
+            Some(error) => Err(format!("a part answered with {error:?}")),
+            None => Ok(self.at.iter().map(|at| parts[*at]).collect()),
+        }
+    }
 }
 
 /// The connection of the moment.
@@ -170,6 +202,8 @@ pub struct Client {
     /// Commands sent before this do not count for recovery.
     recovering_since: Moment,
     actions: VecDeque<ClientAction>,
+    /// The longest that it has read of each list: that is there for ever.
+    lists: BTreeMap<Key, Vec<Token>>,
 }
 
 impl Client {
@@ -185,6 +219,7 @@ impl Client {
             due,
             recovering_since: 0,
             actions: VecDeque::new(),
+            lists: BTreeMap::new(),
         }
     }
 
@@ -367,32 +402,69 @@ impl Client {
         }
     }
 
-    fn op(&mut self, recorder: &mut Recorder) -> MicroOp {
+    fn op(&mut self, now: Moment, recorder: &mut Recorder) -> MicroOp {
         let key = self.key();
-        if self.random.permille(self.habits.read_permille) { reading(key) } else { self.change(key, recorder) }
+        if !self.random.permille(self.habits.read_permille) {
+            return self.change(now, key, recorder);
+        }
+        if key >= COUNTERS || !self.random.permille(self.habits.partial_permille) {
+            return reading(key);
+        }
+        if self.random.one_in(3) {
+            return MicroOp::Length { key, again: None, length: None };
+        }
+        let count = usize::try_from(self.random.between(1, 40)).expect("it is small");
+        MicroOp::Tail { key, count, tokens: None }
     }
 
     /// What changes a key.
-    fn change(&mut self, key: Key, recorder: &mut Recorder) -> MicroOp {
+    fn change(&mut self, now: Moment, key: Key, recorder: &mut Recorder) -> MicroOp {
         match key {
             REGISTERS.. if self.random.one_in(5) => MicroOp::Take { key, saw: None },
+            REGISTERS.. if self.habits.expiry_permille > 0 && self.random.one_in(4) => {
+                let until = if self.random.one_in(3) { Until::Never } else { self.deadline(now) };
+                MicroOp::Expire { key, until, saw: None }
+            }
             REGISTERS.. => {
                 let expires = self.random.permille(self.habits.expiry_permille);
-                let life_ms = expires.then(|| self.random.between(1, self.habits.life_ms_max));
+                let kept = self.random.one_in(4);
+                let until = match (kept, expires) {
+                    (true, _) => Until::Kept,
+                    (_, true) => self.deadline(now),
+                    _ => Until::Never,
+                };
                 let if_absent = self.random.one_in(3);
-                MicroOp::Put { key, token: recorder.token(), life_ms, if_absent, saw: None }
+                MicroOp::Put { key, token: recorder.token(), until, if_absent, saw: None }
             }
             COUNTERS.. => MicroOp::Add { key, value: None },
-            _ => MicroOp::Append { key, token: recorder.token(), length: None },
+            _ => match self.rewriting(key) {
+                Some(again) => MicroOp::Length { key, again: Some(again), length: None },
+                None => MicroOp::Append { key, token: recorder.token(), length: None },
+            },
         }
+    }
+
+    fn deadline(&mut self, now: Moment) -> Until {
+        let life_ms = self.random.between(1, self.habits.life_ms_max);
+        if self.random.one_in(4) { Until::At(now / MILLI + life_ms) } else { Until::After(life_ms) }
+    }
+
+    /// A token that is in a list for ever, and where, to be written there again; now and then.
+    fn rewriting(&mut self, key: Key) -> Option<(usize, Token)> {
+        let list = self.lists.get(&key).filter(|list| !list.is_empty())?;
+        if !self.random.permille(self.habits.partial_permille / 2) {
+            return None;
+        }
+        let at = usize::try_from(self.random.below(list.len() as u64)).expect("it is an index");
+        Some((at, list[at]))
     }
 
     fn command(&mut self, now: Moment, recorder: &mut Recorder) {
         if self.random.one_in(10) {
             return self.read_several(now, recorder);
         }
-        let op = self.op(recorder);
-        let bytes = request::of(&op);
+        let op = self.op(now, recorder);
+        let bytes = request::of(&op, self.habits.values);
         let id = self.invoke(now, recorder, vec![op]);
         self.send(bytes, Expected::Command(id));
     }
@@ -425,18 +497,26 @@ impl Client {
     fn block(&mut self, now: Moment, recorder: &mut Recorder) {
         let Some(connection) = &mut self.connection else { return };
         let (saw, may_abort) = (connection.watched.take(), std::mem::take(&mut connection.under_watch));
-        let mut ops: Vec<MicroOp> = (0..self.random.between(1, 4)).map(|_| self.op(recorder)).collect();
+        let mut ops: Vec<MicroOp> = (0..self.random.between(1, 4)).map(|_| self.op(now, recorder)).collect();
         if let Some(watched) = &saw {
-            let change = self.change(watched.key(), recorder);
+            let change = self.change(now, watched.key(), recorder);
             // Compare and set: what was read under WATCH is what it replaces.
             ops.insert(0, change);
         }
         self.send(request::encode(&["MULTI"]), Expected::Ok);
+        let mut answers = Answers::default();
         for op in &ops {
-            self.send(request::of(op), Expected::Queued);
+            let (requests, answer) = if self.random.permille(self.habits.detour_permille) {
+                request::around(op, self.habits.values)
+            } else {
+                (vec![request::of(op, self.habits.values)], 0)
+            };
+            answers.at.push(answers.parts + answer);
+            answers.parts += requests.len();
+            requests.into_iter().for_each(|request| self.send(request, Expected::Queued));
         }
         let id = self.invoke(now, recorder, ops);
-        self.send(request::encode(&["EXEC"]), Expected::Exec(Block { id, may_abort, saw }));
+        self.send(request::encode(&["EXEC"]), Expected::Exec(Block { id, may_abort, saw, answers }));
     }
 
     fn handle_reply(&mut self, now: Moment, reply: Reply, recorder: &mut Recorder) {
@@ -457,11 +537,11 @@ impl Client {
             (Expected::Hello, Reply::Map(_)) => {}
             (Expected::Queued, Reply::Status(text)) if text == "QUEUED" => {}
             (Expected::Command(id), reply) => {
-                self.committed(now, id, reply, None, recorder);
+                self.committed(now, id, reply, (None, None), recorder);
             }
             (Expected::Watched(id), reply) => {
                 let watching = std::mem::take(&mut connection.watching);
-                if self.committed(now, id, reply, None, recorder)
+                if self.committed(now, id, reply, (None, None), recorder)
                     && watching
                     && let Some(connection) = &mut self.connection
                 {
@@ -472,8 +552,8 @@ impl Client {
             (Expected::Exec(Block { id, may_abort: true, .. }), Reply::Null | Reply::NullArray) => {
                 recorder.refuse(now, id);
             }
-            (Expected::Exec(Block { id, saw, .. }), reply) => {
-                self.committed(now, id, reply, saw, recorder);
+            (Expected::Exec(Block { id, saw, answers, .. }), reply) => {
+                self.committed(now, id, reply, (Some(&answers), saw), recorder);
             }
             (expected, reply) => {
                 recorder.problem(number, format_args!("{expected:?} was answered with {reply:?}"));
@@ -505,37 +585,54 @@ impl Client {
         }
     }
 
-    /// A command succeeded: its results go into the history. False if they make no sense.
+    /// A command succeeded: its results go into the history. False if they make no sense. Of a block it is known where its answers
+    /// are, and what it has seen.
     fn committed(
         &mut self,
         now: Moment,
         id: TransactionId,
         reply: &Reply,
-        saw: Option<MicroOp>,
+        (answers, saw): (Option<&Answers>, Option<MicroOp>),
         recorder: &mut Recorder,
     ) -> bool {
         let mut ops = recorder.transaction(id).ops.clone();
-        let parts = match reply {
-            Reply::Array(parts) => &parts[..],
-            one => std::slice::from_ref(one),
+        let parts: Vec<&Reply> = match reply {
+            Reply::Array(parts) => parts.iter().collect(),
+            one => vec![one],
         };
-        let filled = if parts.len() == ops.len() {
-            ops.iter_mut().zip(parts).try_for_each(|(op, part)| request::fill(op, part))
-        } else {
-            Err(format!("{} parts answered with {}", ops.len(), parts.len()))
-        };
+        let picked = answers.map_or(Ok(parts.clone()), |answers| answers.pick(&parts));
+        let values = self.habits.values;
+        let filled = picked.and_then(|parts| {
+            if parts.len() == ops.len() {
+                ops.iter_mut().zip(parts).try_for_each(|(op, part)| request::fill(op, part, values))
+            } else {
+                Err(format!("{} parts answered with {}", ops.len(), parts.len()))
+            }
+        });
         if let Err(what) = filled {
             let asked = recorder.transaction(id).clone();
-            recorder.problem(asked.connection, format_args!("{what}: {asked} was answered with {reply:?}"));
+            let reply = Printed(reply);
+            recorder.problem(asked.connection, format_args!("{what}: {asked} was answered with {reply}"));
             return false;
         }
         // A block that commits under WATCH has seen what was there when the key was read.
         if let Some(read) = saw {
             ops.insert(0, read);
         }
+        ops.iter().for_each(|op| self.remember(op));
         recorder.commit(now, id, ops);
         self.progress(recorder.transaction(id).invoked);
         true
+    }
+
+    /// What was read of a list is there for ever.
+    fn remember(&mut self, op: &MicroOp) {
+        if let MicroOp::Read { key, list: Some(list) } = op {
+            let known = self.lists.entry(*key).or_default();
+            if list.len() > known.len() {
+                list.clone_into(known);
+            }
+        }
     }
 
     fn progress(&mut self, invoked: Moment) {
@@ -557,9 +654,22 @@ impl Client {
     }
 }
 
+/// A reply in a report: not all of it, if it is long.
+struct Printed<'a>(&'a Reply);
+
+impl std::fmt::Display for Printed<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        const PRINTED_MAX: usize = 300;
+        let text = format!("{:?}", self.0);
+        match text.char_indices().nth(PRINTED_MAX) {
+            Some((end, _)) => write!(f, "{} .. {} more", &text[..end], text.len() - end),
+            None => f.write_str(&text),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::super::request::TOKEN_BYTES;
     use super::*;
     use crate::checker::{Outcome, check};
 
@@ -585,6 +695,7 @@ mod tests {
         (habits.burst_permille, habits.block_permille, habits.watch_permille) = (0, 0, 0);
         (habits.read_permille, habits.leave_permille, habits.keys) = (0, 0, 1);
         (habits.counter_permille, habits.register_permille, habits.others) = (0, 0, 0);
+        (habits.partial_permille, habits.values) = (0, Values::SHORT);
         habits
     }
 
@@ -602,7 +713,7 @@ mod tests {
             match length % 3 {
                 0 => "-UNCERTAIN no answer\r\n".to_owned(),
                 1 => "-NOQUORUM not executed: no leader\r\n".to_owned(),
-                _ => format!(":{}\r\n", length * TOKEN_BYTES),
+                _ => format!(":{}\r\n", length * Values::SHORT.token_bytes),
             }
         });
         let (committed, refused, unknown) = recorder.counts();
@@ -619,7 +730,8 @@ mod tests {
                 return "+OK\r\n$7\r\n000009,\r\n".to_owned();
             }
             let parts = sent.matches("APPEND").count();
-            let lengths: String = (0..parts).map(|part| format!(":{}\r\n", (2 + part) * TOKEN_BYTES)).collect();
+            let lengths: String =
+                (0..parts).map(|part| format!(":{}\r\n", (2 + part) * Values::SHORT.token_bytes)).collect();
             format!("+OK\r\n{}*{parts}\r\n{lengths}", "+QUEUED\r\n".repeat(parts))
         });
         assert_eq!(recorder.problems(), [] as [String; 0]);

@@ -1,5 +1,5 @@
 //! What clients do: append tokens to lists and read them, alone, in bursts, in blocks, under WATCH; over the real protocol,
-//! at whatever node they happen to be connected to.
+//! at whatever node they happen to be connected to. They add to counters, and put tokens into registers, which expire.
 //!
 //! [`Client`] is a state machine like any other: bytes, the end of its connection and the time go in; connecting,
 //! sending and closing come out. What it asked and heard goes into the [`Recorder`], whose history the checker judges.
@@ -10,7 +10,8 @@
 mod client;
 mod recorder;
 mod request;
+mod values;
 
 pub use client::{Client, ClientAction, Habits};
 pub use recorder::Recorder;
-pub use request::{TOKEN_BYTES, parse_list};
+pub use values::Values;

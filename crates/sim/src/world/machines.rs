@@ -1,12 +1,13 @@
 //! What machines do: turns of their loops, syncs, the work of other threads; and how they start and end.
 
-use dstore_node::{Applied, NodeError, Space};
+use dstore_node::{Applied, NodeError, Space, USER_RANGE};
 use dstore_storage::EngineError;
 
 use super::{Ending, Event, World};
+use crate::audit::audit;
 use crate::machine::{CrashAt, Death, RANGES, Standing};
 use crate::network::Machine as MachineId;
-use crate::process::{Fatal, Surroundings};
+use crate::process::{Fatal, Process, Surroundings};
 use crate::time::{MICRO, MILLI, Moment, SECOND};
 
 /// Of applied positions, one in so many is compared between replicas while the run goes on.
@@ -127,7 +128,11 @@ impl World {
     }
 
     fn work_later(&mut self, number: MachineId) {
-        let duration = self.disk_time(number);
+        let mut duration = self.disk_time(number);
+        let lets_in = self.machines[number].process.as_ref().is_some_and(Process::lets_snapshot_in);
+        if lets_in && self.now < self.temper.faults_until {
+            duration += self.timing.exponential(self.temper.install_mean);
+        }
         self.machines[number].working = true;
         self.push(self.now + duration, Event::Work(number));
     }
@@ -216,8 +221,16 @@ impl World {
             if self.samples.get(&key).is_some_and(|(_, first)| *first == number) {
                 continue;
             }
-            let checksum = self.machines[number].replica(range).checksum();
+            let replica = self.machines[number].replica(range);
+            let checksum = replica.checksum();
             let (expected, first) = *self.samples.entry(key).or_insert((checksum, number));
+            if first == number
+                && range == USER_RANGE
+                && let Err(what) = audit(&replica)
+            {
+                let applied = replica.applied.unwrap_or_default().position;
+                self.fail(format!("{}, at entry {applied}: {what}", self.machines[number].name()));
+            }
             if expected != checksum {
                 let (ours, theirs) = (self.machines[number].name(), self.machines[first].name());
                 self.fail(format!("range {range}: {theirs} and {ours} applied the same and hold different data"));

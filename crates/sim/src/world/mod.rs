@@ -12,8 +12,10 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use bytes::Bytes;
+use dstore_node::USER_RANGE;
 use dstore_storage::RangeId;
 
+use crate::audit::audit;
 use crate::machine::{ClusterSettings, Machine, RANGES, Standing, draw_clock};
 use crate::narrow::Narrow;
 use crate::nemesis::{Kind, Temper};
@@ -229,11 +231,21 @@ impl World {
         })
     }
 
-    /// Compares replicas that are equally far, byte by byte.
+    /// Whether all members have removed what has expired, and what is left of long values.
+    pub fn is_swept(&self) -> bool {
+        self.members().into_iter().all(|member| self.machines[member].is_swept())
+    }
+
+    /// Compares replicas that are equally far, byte by byte, and audits one of them.
     pub fn compare_replicas(&mut self) {
         let members = self.members();
         for range in RANGES {
             let first = self.machines[members[0]].replica(range);
+            if range == USER_RANGE
+                && let Err(what) = audit(&first)
+            {
+                self.failures.push(format!("n{}, at the end: {what}", members[0] + 1));
+            }
             for machine in members[1..].iter().map(|member| &self.machines[*member]) {
                 if let Some(difference) = first.difference(&machine.replica(range)) {
                     self.failures.push(format!(
