@@ -90,7 +90,7 @@ pub enum Planted {
 
 impl Planted {
     /// Every bug.
-    pub const ALL: [Planted; 36] = [
+    pub const ALL: [Planted; 38] = [
         Planted::AnswerBeforeCommit,
         Planted::AnswerBeforeDurable,
         Planted::ReadWithoutLease,
@@ -117,6 +117,8 @@ impl Planted {
         Planted::LeaveAtOnce,
         Planted::SameIdOnNewDisk,
         Planted::ExpiredByClockAlone,
+        Planted::KeepParked,
+        Planted::KeepHalfBlock,
         Planted::StaleIncrement,
         Planted::WatchMissesExpiry,
         Planted::SplitBlock,
