@@ -129,7 +129,9 @@ impl State {
         if !self.settling.is_empty() {
             return Err(EngineError::Busy("what gathered before is on its way into the engine".to_owned()));
         }
-        self.settling = std::mem::take(&mut self.gathered);
+        // As many more may gather; a table that grows is filled again and again.
+        let next = Arc::new(Gathered::with_capacity(self.gathered.len()));
+        self.settling = std::mem::replace(&mut self.gathered, next);
         Ok(())
     }
 }
