@@ -29,19 +29,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use dstore_storage::snapshot::{Spans, Stage};
 use dstore_storage::{Caching, Cursor, Direction, Engine, EngineError, EngineStats, Reader, WriteOp};
-use quick_cache::Weighter;
-use quick_cache::unsync::Cache;
 
 use crate::gathered::{Gathered, Layers, Merged};
+use crate::records::Records;
 
 /// Larger values are not kept: the engine's own cache of blocks serves them as well.
 const VALUE_BYTES_MAX: usize = 4 << 10;
-
-/// Memory of an entry beside key and value: two shared buffers, a slot, its place in the table.
-const ENTRY_OVERHEAD_BYTES: u64 = 160;
-
-/// About how large an entry is; the table is laid out for so many.
-const ENTRY_BYTES_TYPICAL: u64 = 256;
 
 /// Bytes that may gather, and as many that may settle.
 const GATHERED_BYTES_MAX: usize = 2 << 20;
@@ -64,7 +57,7 @@ struct Shared<E> {
 }
 
 struct State {
-    /// `None` of a key: the engine has no such record.
+    /// What was read, and that the engine has no such record.
     records: Records,
     gathered: Arc<Gathered>,
     /// On its way into the engine, or already there and not yet known to be.
@@ -73,17 +66,6 @@ struct State {
     asked: bool,
     /// A snapshot is being let in: nothing may get past it into the engine.
     installing: bool,
-}
-
-type Records = Cache<Bytes, Option<Bytes>, Weight>;
-
-#[derive(Clone)]
-struct Weight;
-
-impl Weighter<Bytes, Option<Bytes>> for Weight {
-    fn weight(&self, key: &Bytes, value: &Option<Bytes>) -> u64 {
-        key.len() as u64 + value.as_ref().map_or(0, |value| value.len() as u64) + ENTRY_OVERHEAD_BYTES
-    }
 }
 
 /// Gathered effects that are to be given to the engine, on another thread than the loop's.
@@ -147,7 +129,9 @@ impl State {
         if !self.settling.is_empty() {
             return Err(EngineError::Busy("what gathered before is on its way into the engine".to_owned()));
         }
-        self.settling = std::mem::take(&mut self.gathered);
+        // As many more may gather; a table that grows is filled again and again.
+        let next = Arc::new(Gathered::with_capacity(self.gathered.len()));
+        self.settling = std::mem::replace(&mut self.gathered, next);
         Ok(())
     }
 }
@@ -155,9 +139,7 @@ impl State {
 impl<E: Engine> Cached<E> {
     /// `engine`, with a cache of at most `bytes_max`, and up to `gathered_max` records that gather.
     pub(crate) fn new(engine: E, bytes_max: usize, gathered_max: usize) -> Cached<E> {
-        let bytes_max = bytes_max as u64;
-        let entries = usize::try_from(bytes_max / ENTRY_BYTES_TYPICAL).unwrap_or(usize::MAX);
-        let records = Cache::with_weighter(entries, bytes_max, Weight);
+        let records = Records::new(bytes_max);
         let state =
             State { records, gathered: Arc::default(), settling: Arc::default(), asked: false, installing: false };
         Cached {
@@ -241,14 +223,9 @@ impl<E: Engine> Cached<E> {
 
 fn note(records: &mut Records, op: &WriteOp) {
     match op {
-        WriteOp::Put { key, value } if value.len() > VALUE_BYTES_MAX => drop(records.remove(&key[..])),
-        WriteOp::Put { key, value } => {
-            if let Some(mut known) = records.get_mut(&key[..]) {
-                // The operation's bytes are parts of a whole entry, which must not live as long as its parts.
-                *known = Some(Bytes::copy_from_slice(value));
-            }
-        }
-        WriteOp::Delete { key } => drop(records.remove(&key[..])),
+        WriteOp::Put { key, value } if value.len() > VALUE_BYTES_MAX => records.remove(key),
+        WriteOp::Put { key, value } => records.update(key, value),
+        WriteOp::Delete { key } => records.remove(key),
         // Of a whole database mostly, and rare: to look which records are in the range takes longer than to read again those
         // that are not.
         WriteOp::DeleteRange { .. } => records.clear(),
@@ -302,14 +279,16 @@ impl<E: Engine> Cached<E> {
     fn get_with(&self, key: &[u8], read: impl FnOnce(&E) -> Found) -> Found {
         {
             let state = self.state();
-            let known = state.records.get(key).or_else(|| state.gathered.get(key));
-            if let Some(known) = known.or_else(|| state.settling.get(key)) {
+            if let Some(known) = state.records.get(key) {
+                return Ok(known);
+            }
+            if let Some(known) = state.gathered.get(key).or_else(|| state.settling.get(key)) {
                 return Ok(known.clone());
             }
         }
         let value = read(&self.shared.engine)?;
         if value.as_ref().is_none_or(|value| value.len() <= VALUE_BYTES_MAX) {
-            self.state().records.insert(Bytes::copy_from_slice(key), value.clone());
+            self.state().records.insert(key, value.as_deref());
         }
         Ok(value)
     }

@@ -20,6 +20,11 @@ pub(crate) struct Gathered {
 }
 
 impl Gathered {
+    /// Empty, with room for so many records.
+    pub(crate) fn with_capacity(records: usize) -> Gathered {
+        Gathered { records: Keyed::with_capacity(records), bytes: 0 }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty()
     }

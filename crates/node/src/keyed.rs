@@ -13,6 +13,7 @@ use bytes::Bytes;
 use dstore_storage::Direction;
 use dstore_storage::layout::tag;
 use hashbrown::HashMap;
+use hashbrown::hash_map::EntryRef;
 use quick_cache::DefaultHashBuilder;
 
 /// Bounds of a range of keys. The first is not above the second.
@@ -39,6 +40,11 @@ fn is_users(key: &[u8]) -> bool {
 }
 
 impl<V> Keyed<V> {
+    /// Empty, with room for so many of users' keys.
+    pub(crate) fn with_capacity(users: usize) -> Keyed<V> {
+        Keyed { users: HashMap::with_capacity_and_hasher(users, DefaultHashBuilder::default()), ..Keyed::default() }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.users.is_empty() && self.others.is_empty()
     }
@@ -65,16 +71,24 @@ impl<V> Keyed<V> {
     }
 
     pub(crate) fn remove(&mut self, key: &[u8]) -> Option<V> {
+        self.remove_if(key, |_| true)
+    }
+
+    /// Removes `key` if its value is one that goes.
+    pub(crate) fn remove_if(&mut self, key: &[u8], goes: impl FnOnce(&V) -> bool) -> Option<V> {
         if !is_users(key) {
-            return self.others.remove(key);
+            return self.others.get(key).is_some_and(goes).then(|| self.others.remove(key)).flatten();
         }
-        let removed = self.users.remove(key);
+        let removed = match self.users.entry_ref(key) {
+            EntryRef::Occupied(entry) if goes(entry.get()) => entry.remove(),
+            _ => return None,
+        };
         match self.order.get_mut() {
             Some(_) if self.users.is_empty() => self.order = OnceLock::new(),
             Some(order) => _ = order.remove(key),
             None => {}
         }
-        removed
+        Some(removed)
     }
 
     /// Forgets all others.

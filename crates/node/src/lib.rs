@@ -63,6 +63,7 @@ mod overlay;
 mod planted;
 mod range_log;
 mod record;
+mod records;
 mod replica;
 mod retention;
 mod roster;

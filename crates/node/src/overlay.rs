@@ -105,9 +105,7 @@ impl Overlay {
         for op in ops {
             match op {
                 WriteOp::Put { key, .. } | WriteOp::Delete { key } => {
-                    if self.keys.get(key).is_some_and(|slot| slot.index == index) {
-                        self.keys.remove(key);
-                    }
+                    self.keys.remove_if(key, |slot| slot.index == index);
                 }
                 WriteOp::DeleteRange { .. } => self.ranges.retain(|range| range.index != index),
             }

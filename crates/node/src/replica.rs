@@ -357,11 +357,13 @@ impl Replica {
             return None;
         }
         let last_stamp = Stamp::from_u64(open.next_version - 1).max(open.stamp);
-        let entry = Entry { stamp: open.stamp, last_stamp, ops: open.ops };
-        let payload = entry.encode();
+        let payload = Entry { stamp: open.stamp, last_stamp, ops: open.ops }.encode();
+        // What is logged shares the payload's memory from here on, as it does where the entry comes from another leader. The
+        // many small pieces in which commands made it are free again once it is applied, and what gathers then has few.
+        let ops = Entry::decode(&payload).expect("an entry can be read that was just made").ops;
         (self.last, self.last_stamp) = (self.last.next(), last_stamp);
         let position = Position { index: self.last, term };
-        self.logged.push_back(Logged { position, ops: entry.ops, last_stamp, bytes: open.bytes });
+        self.logged.push_back(Logged { position, ops, last_stamp, bytes: open.bytes });
         Some((position, payload))
     }
 

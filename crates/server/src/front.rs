@@ -25,7 +25,7 @@ use std::sync::mpsc::{SyncSender, TrySendError};
 use std::time::{Duration, Instant};
 
 use dstore_net::{Application, ConnectionId, LoopError, Mailbox, Net, TimerId};
-use dstore_node::{Node, NodeError, Output, ReadDone, SessionId, Settlement, Space};
+use dstore_node::{Node, NodeError, Now, Output, ReadDone, SessionId, Settlement, Space};
 use dstore_resp::encode;
 use dstore_rpc::driver::{self, Rpc, RpcTimer};
 use dstore_rpc::service::Answer;
@@ -161,6 +161,8 @@ pub struct Front {
     clients_max: usize,
     /// Requests that came in this turn.
     requests: usize,
+    /// When they last were read, by the loop's clock and by the core's.
+    read_time: Option<(Instant, Now)>,
     /// Unsent replies beyond which a session's work rests.
     output_high_bytes: usize,
     /// Connections that were paused because too many writes are on their way.
@@ -238,6 +240,7 @@ impl Front {
             connections: Vec::new(),
             clients: 0,
             requests: 0,
+            read_time: None,
             clients_max: parts.clients_max,
             output_high_bytes: parts.output_high_bytes,
             stalled: Vec::new(),

@@ -12,6 +12,7 @@
 mod batch;
 pub mod engine;
 mod ids;
+mod join;
 pub mod layout;
 pub mod log;
 mod mix;
@@ -23,4 +24,5 @@ pub use batch::WriteOp;
 pub use bytes::Bytes;
 pub use engine::{Caching, Cursor, Direction, Engine, EngineError, EngineStats, MemoryEngine, Reader};
 pub use ids::{LogIndex, Position, RangeId, Term};
+pub use join::join;
 pub use log::{Entry, HardState, Log, LogError, LogOp, MemoryLog, SegmentLog, SegmentOptions};

@@ -310,7 +310,8 @@ impl Session {
         if self.stalled || self.outstanding.is_some() || self.unsent.is_empty() {
             return false;
         }
-        let (mut items, mut bytes, mut has_watch) = (Vec::new(), 0, false);
+        let mut items = Vec::with_capacity(self.unsent.len().min(BATCH_ITEMS_MAX));
+        let (mut bytes, mut has_watch) = (0, false);
         let mut deadline = None;
         while let Some(next) = self.unsent.front() {
             let more = next.item.work.bytes();

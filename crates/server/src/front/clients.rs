@@ -1,10 +1,11 @@
 //! The connections of clients: bytes become requests for the core, and its replies bytes.
 
 use std::convert::Infallible;
+use std::time::Instant;
 
 use bytes::Bytes;
 use dstore_net::{CloseReason, Context, Decoded, Protocol};
-use dstore_node::{ClientAddress, SessionId};
+use dstore_node::{ClientAddress, Now, SessionId};
 use dstore_resp::{ProtocolError, Reply, ReplySink, RequestDecoder};
 
 use super::Front;
@@ -16,6 +17,18 @@ impl Front {
         let decoder = RequestDecoder::new(self.decoder_limits.clone());
         let connection = RedisConnection { decoder, session: None, peer, ended: false };
         self.stopping.is_none().then_some(connection)
+    }
+
+    /// When what was read at `read_at` by the loop's clock had been read, the same for all requests that came with it.
+    fn time_of_read(&mut self, read_at: Instant) -> Now {
+        match self.read_time {
+            Some((known_at, time)) if known_at == read_at => time,
+            _ => {
+                let time = now();
+                self.read_time = Some((read_at, time));
+                time
+            }
+        }
     }
 }
 
@@ -75,8 +88,9 @@ impl Protocol<Front> for RedisConnection {
     fn process(&mut self, front: &mut Front, cx: &mut Context<'_, Front>, request: Request) {
         let Some(session) = self.session else { return };
         front.requests += 1;
+        let now = front.time_of_read(cx.now());
         front.drive(cx.net, |node| match request {
-            Ok(args) => node.handle_request(now(), session, args),
+            Ok(args) => node.handle_request(now, session, args),
             Err(error) => {
                 node.refuse(session, error.reply());
                 Ok(())

@@ -8,6 +8,9 @@
 //! no value here: it is in the sub-records of its generation (see [`chunk`](super::chunk)).
 
 use bytes::{Buf, Bytes};
+use smallvec::SmallVec;
+
+use crate::join;
 
 /// The type of a key's value. The bytes 0x02 and up are for collections to come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +39,9 @@ const FIXED_BYTES: usize = 10;
 
 /// Length and chunk bits.
 const CHUNKED_BYTES: usize = 9;
+
+/// Enough for all fields that there are, which take 35 bytes.
+const HEAD_BYTES_MAX: usize = 64;
 
 /// A string whose value is in chunks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,25 +111,21 @@ impl Head {
     /// # Panics
     /// If the version is 0, or if the value is in chunks and one is given here.
     pub fn encode(&self, value: &[u8]) -> Bytes {
-        let mut out = Vec::with_capacity(self.encoded_len() + value.len());
-        self.encode_into(value, &mut out);
-        Bytes::from(out)
+        join(&[&self.encode_head(value), value])
     }
 
     /// A record and the key it is stored under, in one piece of memory.
     pub fn encode_with_key(&self, key: &[u8], value: &[u8]) -> (Bytes, Bytes) {
-        let mut out = Vec::with_capacity(key.len() + self.encoded_len() + value.len());
-        out.extend_from_slice(key);
-        self.encode_into(value, &mut out);
-        let mut key_bytes = Bytes::from(out);
+        let mut key_bytes = join(&[key, &self.encode_head(value), value]);
         let record = key_bytes.split_off(key.len());
         (key_bytes, record)
     }
 
-    fn encode_into(&self, value: &[u8], out: &mut Vec<u8>) {
+    /// What stands before `value`.
+    fn encode_head(&self, value: &[u8]) -> SmallVec<[u8; HEAD_BYTES_MAX]> {
         assert!(self.version != 0, "a record needs a version");
         assert!(self.chunked.is_none() || (self.generation.is_some() && value.is_empty()), "chunks belong elsewhere");
-        let begin = out.len();
+        let mut out = SmallVec::new();
         out.extend_from_slice(&[self.kind as u8, self.flags()]);
         out.extend_from_slice(&self.version.to_be_bytes());
         for field in [self.expires_at_ms, self.generation].into_iter().flatten() {
@@ -133,8 +135,8 @@ impl Head {
             out.extend_from_slice(&len.to_be_bytes());
             out.push(bits);
         }
-        debug_assert_eq!(out.len() - begin, self.encoded_len());
-        out.extend_from_slice(value);
+        debug_assert_eq!(out.len(), self.encoded_len());
+        out
     }
 
     /// Reads the head of a record. The value is the rest: `record[head.encoded_len()..]`, see [`Head::value`].
