@@ -12,8 +12,9 @@
 //! after [`REHEARSALS_MAX`] of them, because it was pushed out again or because the data has changed, is waited for.
 //!
 //! While a batch is parked nothing of it has been done. What made it right to begin must still hold when it goes on: a batch
-//! that writes belongs to the term in which it came, and to that life of its gateway ([`Parked`]). A batch that only reads
-//! was granted a state, and any later one will do.
+//! that writes belongs to the term in which it came, and to that life of its gateway ([`Parked`]); what is remembered of
+//! requests would mostly keep a copy from being executed twice, but not once that is forgotten. A batch that only reads was
+//! granted a state, and any later one will do.
 
 use std::collections::BTreeMap;
 
@@ -226,9 +227,7 @@ impl<E: Engine> Node<E> {
                     mark!(ColdBatchGivenUp);
                     Ok(())
                 }
-                Some(standing) if standing == (term, life) || planted!(self, KeepParked) => {
-                    self.serve_logged(now, range, task)
-                }
+                Some(standing) if standing == (term, life) => self.serve_logged(now, range, task),
                 standing => {
                     mark!(ColdBatchOvertaken);
                     let is_leader = standing.is_some_and(|(now, _)| now == term);
@@ -243,9 +242,6 @@ impl<E: Engine> Node<E> {
 
     /// Leadership is lost: what was parked to be logged was not executed here, and never will be.
     pub(crate) fn hand_back_parked(&mut self, range: RangeId) {
-        if planted!(self, KeepParked) {
-            return;
-        }
         for task in self.cold.take_logged(range, |_| true) {
             mark!(ColdBatchHandedBack);
             self.hand_back(&task, Refused::NotLeader);

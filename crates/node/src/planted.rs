@@ -60,8 +60,6 @@ pub enum Planted {
     LeaveAtOnce,
     /// A key is told to have expired by the clock alone: the log does not get the time.
     ExpiredByClockAlone,
-    /// A batch that waits for the disk is executed when that has come, whoever leads by then and in which term.
-    KeepParked,
     /// What a block has done before it met something that is not in memory stays in the open entry.
     KeepHalfBlock,
     /// INCR evaluates over the applied state, and so misses what is logged and not applied.
@@ -90,7 +88,7 @@ pub enum Planted {
 
 impl Planted {
     /// Every bug.
-    pub const ALL: [Planted; 38] = [
+    pub const ALL: [Planted; 37] = [
         Planted::AnswerBeforeCommit,
         Planted::AnswerBeforeDurable,
         Planted::ReadWithoutLease,
@@ -117,7 +115,6 @@ impl Planted {
         Planted::LeaveAtOnce,
         Planted::SameIdOnNewDisk,
         Planted::ExpiredByClockAlone,
-        Planted::KeepParked,
         Planted::KeepHalfBlock,
         Planted::StaleIncrement,
         Planted::WatchMissesExpiry,

@@ -270,6 +270,11 @@ impl Carrier {
         self.jobs.len()
     }
 
+    /// Whether one of them reads for a client, or for a sweep.
+    pub fn fetches(&self) -> bool {
+        self.jobs.iter().any(|job| matches!(job, Job::Fetch(_)))
+    }
+
     /// Whether one of them lets a snapshot in.
     pub fn lets_in(&self) -> bool {
         self.jobs.iter().any(|job| matches!(job, Job::Finish { .. }))

@@ -191,6 +191,8 @@ pub struct Temper {
     pub sync_mean: Moment,
     /// While a snapshot is to be let in, all work of that kind takes so much longer on average.
     pub install_mean: Moment,
+    /// The same while something is to be read that is not in memory.
+    pub read_mean: Moment,
     /// Rates of clocks differ by at most this, in parts of a million.
     pub drift_ppm: i64,
     /// Dates differ from the truth by at most this.
@@ -239,6 +241,7 @@ impl Temper {
             drift_ppm: i64::from(drift_ppm_max) * 49 / 100,
             wall_error_us: *random.pick(&[0, 1_000, 100_000]),
             install_mean: *random.pick(&[0, 0, 3 * SECOND]),
+            read_mean: *random.pick(&[0, 0, 20 * MILLI, 500 * MILLI]),
             aim_permille: *random.pick(&[0, 300, 700]),
             flush_every: *random.pick(&[None, Some(50 * MILLI), Some(200 * MILLI), Some(SECOND)]),
         }

@@ -189,6 +189,11 @@ impl Process {
         self.carrier.lets_in()
     }
 
+    /// Whether one of them reads for a client, or for a sweep.
+    pub fn fetches(&self) -> bool {
+        self.carrier.fetches()
+    }
+
     /// Another thread does one of the jobs that wait. Says what it was, and whether it was to replace data.
     pub fn work(&mut self, number: usize) -> (&'static str, bool) {
         let job = self.carrier.take_job(number);

@@ -19,10 +19,11 @@ const SEEDS_MAX: u64 = 6000;
 /// seeds do, and this is a beginning like any other.
 fn near(bug: Planted) -> u64 {
     match bug {
-        Planted::AcceptStale => 175,
-        Planted::IgnoreFailedSync => 145,
-        Planted::SplitBlock => 75,
-        Planted::ForgetTerm => 50_045,
+        Planted::ReadByOldClock => 740,
+        Planted::AcceptStale => 266,
+        Planted::IgnoreFailedSync => 396,
+        Planted::ExpiredByClockAlone => 386,
+        Planted::ForgetTerm => 110,
         _ => 1,
     }
 }

@@ -7,7 +7,7 @@ use super::{Ending, Event, World};
 use crate::audit::audit;
 use crate::machine::{CrashAt, Death, RANGES, Standing};
 use crate::network::Machine as MachineId;
-use crate::process::{Fatal, Process, Surroundings};
+use crate::process::{Fatal, Surroundings};
 use crate::time::{MICRO, MILLI, Moment, SECOND};
 
 /// Of applied positions, one in so many is compared between replicas while the run goes on.
@@ -129,9 +129,15 @@ impl World {
 
     fn work_later(&mut self, number: MachineId) {
         let mut duration = self.disk_time(number);
-        let lets_in = self.machines[number].process.as_ref().is_some_and(Process::lets_snapshot_in);
-        if lets_in && self.now < self.temper.faults_until {
-            duration += self.timing.exponential(self.temper.install_mean);
+        if self.now < self.temper.faults_until
+            && let Some(process) = &self.machines[number].process
+        {
+            if process.lets_snapshot_in() {
+                duration += self.timing.exponential(self.temper.install_mean);
+            }
+            if process.fetches() {
+                duration += self.timing.exponential(self.temper.read_mean);
+            }
         }
         self.machines[number].working = true;
         self.push(self.now + duration, Event::Work(number));
