@@ -511,8 +511,7 @@ impl<E: Engine> Node<E> {
             #[cfg(feature = "planted")]
             planted: None,
         };
-        let me = node.own_record();
-        node.roster.note(&me);
+        node.roster.note(&node.own_record());
         Ok(node)
     }
 

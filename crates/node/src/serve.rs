@@ -117,6 +117,20 @@ enum Tried {
     TooLarge(&'static str),
 }
 
+/// How far a batch came in the order of the log.
+enum Ran {
+    /// The first pieces of it are done, or all. What is left comes again.
+    Done {
+        /// The first entry of the batch, if that is sealed already.
+        begun: Option<Position>,
+        done: Vec<Done>,
+    },
+    /// It must not be done.
+    Refused(Refused),
+    /// Nothing is done, since what the first piece needs is not in memory.
+    NotInMemory,
+}
+
 const TOO_LARGE_ENTRY: Tried = Tried::TooLarge("the changes are too large for one log entry");
 
 impl Desk {
@@ -303,6 +317,23 @@ impl<E: Engine> Node<E> {
             self.hand_back(&task, Refused::Stale);
             return Ok(());
         }
+        match self.run_batch(now, range, &task, record.as_ref())? {
+            Ran::Done { begun, done } => self.await_entry(now, range, Unsealed { begun, task, done }),
+            Ran::Refused(why) => {
+                self.hand_back(&task, why);
+                Ok(())
+            }
+            Ran::NotInMemory => {
+                mark!(ColdWrite);
+                self.park_logged(now, range, task);
+                Ok(())
+            }
+        }
+    }
+
+    /// Runs the pieces of a batch in the order of the log, as many as may be done at once.
+    fn run_batch(&mut self, now: Now, range: RangeId, task: &Task, record: Option<&Record>) -> Result<Ran, NodeError> {
+        let first = task.batch.first;
         let mut done = Vec::with_capacity(task.batch.items.len());
         let (mut wrote, mut bytes, mut begun) = (false, 0, None);
         for (at, item) in task.batch.items.iter().enumerate() {
@@ -312,19 +343,18 @@ impl<E: Engine> Node<E> {
             } else {
                 item
             };
-            match record.as_ref().map_or(Remembered::No, |record| record.recall(first, number)) {
+            match record.map_or(Remembered::No, |record| record.recall(first, number)) {
                 Remembered::Done(outcome) => {
                     mark!(BatchRemembered);
                     done.push(outcome);
                 }
                 Remembered::Forgotten => {
                     mark!(BatchForgotten);
-                    self.hand_back(&task, Refused::Forgotten);
-                    return Ok(());
+                    return Ok(Ran::Refused(Refused::Forgotten));
                 }
                 Remembered::No => {
                     if self.needs_new_entry(range, item) {
-                        self.remember(now, range, &task, &done, &mut wrote);
+                        self.remember(now, range, task, &done, &mut wrote);
                         let sealed = self.seal(range);
                         // What is in there of this batch may be committed without the rest.
                         begun = begun.or(sealed.filter(|_| at > 0));
@@ -334,11 +364,7 @@ impl<E: Engine> Node<E> {
                             wrote |= changed;
                             done.push(outcome);
                         }
-                        None if at == 0 => {
-                            mark!(ColdWrite);
-                            self.park_logged(now, range, task);
-                            return Ok(());
-                        }
+                        None if at == 0 => return Ok(Ran::NotInMemory),
                         // What is left of it comes again.
                         None => break,
                     }
@@ -352,18 +378,23 @@ impl<E: Engine> Node<E> {
         if planted!(self, ReorderConnection) {
             done.reverse();
         }
-        self.remember(now, range, &task, &done, &mut wrote);
-        let group = self.groups.get_mut(&range).expect("it served above");
+        self.remember(now, range, task, &done, &mut wrote);
+        Ok(Ran::Done { begun, done })
+    }
+
+    /// Tells what came of a batch, or has it wait for the open entry.
+    fn await_entry(&mut self, now: Now, range: RangeId, outcome: Unsealed) -> Result<(), NodeError> {
+        let Some(group) = self.groups.get_mut(&range) else { return Ok(()) };
         let settled = !group.replica.has_pending();
         if settled && (group.is_latest(now.mono) || planted!(self, AnswerBeforeCommit)) {
-            return self.finish(now, &task, done);
+            return self.finish(now, &outcome.task, outcome.done);
         }
         // See the first rule of the module.
         group.replica.keep_time(now);
         if planted!(self, AnswerBeforeCommit) {
-            return self.finish(now, &task, done);
+            return self.finish(now, &outcome.task, outcome.done);
         }
-        group.desk.unsealed.push(Unsealed { begun, task, done });
+        group.desk.unsealed.push(outcome);
         Ok(())
     }
 
