@@ -107,14 +107,17 @@ impl Chunks<'_> {
         if first == last {
             return self.read_one(view, first, range);
         }
-        let mut out = vec![0; range.len()];
+        // Not zeroed at first: for long values the allocator would have the kernel do that, page by page.
+        let mut out = Vec::with_capacity(range.len());
         self.visit(view, first..last + 1, &mut |index, stored| {
             let base = index << self.bits;
             let (from, to) = (base.max(range.start), (base + stored.len()).min(range.end));
             if from < to {
-                out[from - range.start..to - range.start].copy_from_slice(&stored[from - base..to - base]);
+                out.resize(from - range.start, 0);
+                out.extend_from_slice(&stored[from - base..to - base]);
             }
         })?;
+        out.resize(range.len(), 0);
         Ok(Bytes::from(out))
     }
 
