@@ -186,15 +186,17 @@ impl<E: Engine> Node<E> {
         Ok(())
     }
 
-    /// A client waits as long as work on his answer goes on; and where he does not any more, the work ends.
+    /// A client waits as long as work on his answer goes on, or is to begin; and where he does not wait any more, it ends.
     pub(crate) fn keep_long_reads(&mut self, now: Now) {
         let deadline = now.mono + self.limits.request_timeout;
         let sessions = &mut self.sessions;
-        self.long_reads.running.retain(|_, Running { task, .. }| {
+        let mut keep = |task: &Task| {
             let Who::Session(id) = task.who else { return true };
             let outstanding = sessions.get_mut(id).and_then(|session| session.outstanding.as_mut());
             let outstanding = outstanding.filter(|outstanding| outstanding.batch.first == task.batch.first);
             outstanding.map(|outstanding| outstanding.deadline = outstanding.deadline.max(deadline)).is_some()
-        });
+        };
+        self.long_reads.running.retain(|_, running| keep(&running.task));
+        self.long_reads.waiting.retain(|waiting| keep(&waiting.task));
     }
 }

@@ -82,6 +82,22 @@ fn more_long_reads_than_run_at_a_time_are_all_answered() {
 }
 
 #[test]
+fn a_long_read_is_not_given_up_while_it_is_under_way_or_waits_in_line() {
+    let mut driver = filled();
+    let clients: Vec<_> = (0..3).map(|_| driver.connect()).collect();
+    for client in &clients {
+        driver.request(*client, "KEYS *9");
+    }
+    driver.end_turn();
+    for _ in 0..200 {
+        driver.pass(50);
+    }
+    for client in clients {
+        assert!(read_until_answered(&mut driver, client).starts_with("*500 "));
+    }
+}
+
+#[test]
 fn a_key_whose_deadline_only_the_clock_has_passed_takes_the_log_s_word() {
     let mut driver = filled();
     let client = driver.connect();
