@@ -49,6 +49,7 @@ dstore_raft::list_marks! {
     AppendNotTakenIn => "a follower with a full disk does not take entries in",
     LogDamaged => "the log does not give back what was written",
     RemovalRefused => "the removal of a node that cannot be spared is refused",
+    LeadsUninformed => "a node leads a range and does not have the system range",
     MovedNodeHeard => "a node says that it is somewhere else",
     ToldOfOwnRemoval => "a node hears that all ranges have let it go",
     UnknownMessage => "a message comes that this version does not know",

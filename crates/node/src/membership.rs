@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use dstore_raft::{Change, NodeId, ProgressState, Status as RaftStatus, Time};
 use dstore_storage::layout::{local, system};
-use dstore_storage::{Direction, Engine, LogIndex, RangeId, Reader, WriteOp};
+use dstore_storage::{Direction, Engine, LogIndex, Position, RangeId, Reader, WriteOp};
 use prost::Message as _;
 
 use crate::node::RANGES;
@@ -123,6 +123,9 @@ impl<E: Engine> Node<E> {
         if led.is_empty() {
             return Ok(false);
         }
+        if !self.knows_nodes() {
+            return Ok(self.lead_no_more(now, &led));
+        }
         let records = Self::node_records(&self.engine)?;
         let mut busy = false;
         for range in led {
@@ -131,6 +134,25 @@ impl<E: Engine> Node<E> {
             self.forget_removed(now, range, &records)?;
         }
         Ok(busy)
+    }
+
+    /// Whether this node has the system range, which says which nodes there are. One that joined gets it some time, unless it is
+    /// removed before that.
+    fn knows_nodes(&self) -> bool {
+        let group = self.groups.get(&SYSTEM_RANGE);
+        group.is_some_and(|group| group.replica.applied().position != Position::default())
+    }
+
+    /// A leader that does not see which nodes there are cannot let any in or go, itself included: others should lead.
+    fn lead_no_more(&mut self, now: Now, led: &[RangeId]) -> bool {
+        mark!(LeadsUninformed);
+        for range in led {
+            match self.hand_over_range(now, *range, None) {
+                Ok(to) => tracing::info!("range {range}: leadership goes to node {to:016x}, which knows the nodes"),
+                Err(error) => tracing::debug!("range {range}: keeping leadership: {error}"),
+            }
+        }
+        true
     }
 
     /// Nobody asks again for what a removed gateway had executed, once its requests have timed out everywhere.

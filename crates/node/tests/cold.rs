@@ -14,7 +14,7 @@ fn cold() -> Driver {
         assert_eq!(driver.settle(client, &format!("SET key:{n} {n}")), "+OK");
     }
     let driver = driver.lose_power(1);
-    driver.engine.set_cold(1, 0);
+    driver.engine.set_cold(1, 0, false);
     let mut driver = Driver { ..driver };
     driver.end_turn();
     driver.sync_all();
@@ -23,7 +23,7 @@ fn cold() -> Driver {
 
 /// What is read from now on is in memory, or is not.
 fn set_cold(driver: &Driver, cold: bool) {
-    driver.engine.set_cold(u64::from(cold), 0);
+    driver.engine.set_cold(u64::from(cold), 0, false);
 }
 
 #[test]

@@ -264,7 +264,7 @@ impl Machine {
         (self.trusting = settings.planted == Some(dstore_node::Planted::TrustTornFrame));
         #[cfg(feature = "planted")]
         (self.trusts_data = settings.planted == Some(dstore_node::Planted::TrustRottenBlock));
-        self.engine.set_cold(settings.cold_one_in, self.random.number());
+        self.engine.set_cold(settings.cold_one_in, self.random.number(), true);
         let identity =
             Identity { cluster: ClusterId(1), node: node_of(self.id), incarnation: Incarnation(self.incarnation) };
         let founder =

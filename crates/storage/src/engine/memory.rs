@@ -57,9 +57,23 @@ struct State {
     rotten: Arc<BTreeSet<Bytes>>,
     /// Nobody looks whether a block is as it was: a planted bug.
     trusting: bool,
-    /// Reads that must not wait are told to, one in so many of them, as it is drawn.
-    cold: Option<(u64, Mix)>,
+    /// Not everything is in memory.
+    cold: Option<Cold>,
 }
+
+/// What is not in memory, as it is drawn.
+#[derive(Debug)]
+struct Cold {
+    one_in: u64,
+    mix: Mix,
+    /// Keys that were read by somebody who waited, and stay in memory for a while.
+    warm: Option<Warm>,
+}
+
+type Warm = Arc<Mutex<BTreeSet<Bytes>>>;
+
+/// Keys beyond which all that is in memory is forgotten.
+const WARM_KEYS_MAX: usize = 200;
 
 impl MemoryEngine {
     /// An empty engine.
@@ -122,9 +136,11 @@ impl MemoryEngine {
         self.lock().free_bytes = bytes;
     }
 
-    /// From now on one in so many reads that must not wait finds that it would have to, as `seed` says; with 0 none.
-    pub fn set_cold(&self, one_in: u64, seed: u64) {
-        self.lock().cold = (one_in > 0).then(|| (one_in, Mix::new(seed)));
+    /// From now on one in so many reads that must not wait finds that it would have to, as `seed` says; with 0 none. If it
+    /// `warms`, what was read otherwise stays in memory for a while.
+    pub fn set_cold(&self, one_in: u64, seed: u64, warms: bool) {
+        let cold = || Cold { one_in, mix: Mix::new(seed), warm: warms.then(Warm::default) };
+        self.lock().cold = (one_in > 0).then(cold);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -139,8 +155,22 @@ impl MemoryEngine {
 
     fn view(&self) -> View {
         let state = self.lock();
-        View { map: Arc::clone(&state.current), rotten: Arc::clone(&state.rotten), trusting: state.trusting }
+        let warm = state.cold.as_ref().and_then(|cold| cold.warm.clone());
+        View { map: Arc::clone(&state.current), rotten: Arc::clone(&state.rotten), trusting: state.trusting, warm }
     }
+}
+
+fn lock_warm(warm: &Warm) -> MutexGuard<'_, BTreeSet<Bytes>> {
+    warm.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn note_warm(warm: Option<&Warm>, key: &[u8]) {
+    let Some(warm) = warm else { return };
+    let mut keys = lock_warm(warm);
+    if keys.len() >= WARM_KEYS_MAX {
+        keys.clear();
+    }
+    keys.insert(Bytes::copy_from_slice(key));
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
@@ -174,9 +204,11 @@ impl State {
         Arc::make_mut(&mut self.rotten).retain(|key| !written(key));
     }
 
-    /// How many steps a read takes before it would have to wait, if it does not come to its end before.
-    fn draw_cold(&mut self) -> Option<u64> {
-        self.cold.as_mut().map(|(one_in, mix)| mix.up_to(*one_in - 1))
+    /// How many steps a read that begins there takes before it would have to wait, if it does not come to its end before.
+    fn draw_cold(&mut self, key: &[u8]) -> Option<u64> {
+        let cold = self.cold.as_mut()?;
+        let is_warm = cold.warm.as_ref().is_some_and(|warm| lock_warm(warm).contains(key));
+        (!is_warm).then(|| cold.mix.up_to(cold.one_in - 1))
     }
 
     fn check(&self) -> Result<(), EngineError> {
@@ -233,18 +265,19 @@ impl Reader for MemoryEngine {
     }
 
     fn try_get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
-        if self.lock().draw_cold() == Some(0) {
+        if self.lock().draw_cold(key) == Some(0) {
             return Err(EngineError::WouldBlock);
         }
-        self.get(key)
+        View { warm: None, ..self.view() }.get(key)
     }
 
     fn try_scan<'a>(&'a self, range: Range<&[u8]>, direction: Direction) -> Result<Box<dyn Cursor + 'a>, EngineError> {
-        let steps_left = self.lock().draw_cold();
+        let steps_left = self.lock().draw_cold(range.start);
         if steps_left == Some(0) {
             return Err(EngineError::WouldBlock);
         }
-        Ok(Box::new(MemoryCursor { steps_left, ..self.view().cursor(range, direction)? }))
+        let view = View { warm: None, ..self.view() };
+        Ok(Box::new(MemoryCursor { steps_left, ..view.cursor(range, direction)? }))
     }
 }
 
@@ -350,10 +383,14 @@ struct View {
     map: Arc<Map>,
     rotten: Arc<BTreeSet<Bytes>>,
     trusting: bool,
+    /// Where it is noted what was read.
+    warm: Option<Warm>,
 }
 
 impl View {
     fn cursor(&self, range: Range<&[u8]>, direction: Direction) -> Result<MemoryCursor, EngineError> {
+        // A scan is found again by where it begins.
+        note_warm(self.warm.as_ref(), range.start);
         let mut cursor = MemoryCursor {
             map: Arc::clone(&self.map),
             rotten: Arc::clone(&self.rotten),
@@ -373,6 +410,7 @@ impl View {
 
 impl Reader for View {
     fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        note_warm(self.warm.as_ref(), key);
         check(&self.rotten, self.trusting, key)?;
         let value = self.map.get(key);
         Ok(if self.rotten.contains(key) { value.map(garbled) } else { value.cloned() })
