@@ -318,6 +318,10 @@ impl World {
     /// Takes up the room on a node's small disk.
     pub fn fill_disk(&mut self, node: usize) -> Act {
         self.process(node)?;
+        if self.nodes[node].is_joining {
+            // One that finds no room for its log when it first starts may not start.
+            return Err(format!("node {node} has not joined yet"));
+        }
         self.nodes[node].place.fill()
     }
 

@@ -137,6 +137,7 @@ impl Place {
     ///
     /// It cannot be removed.
     pub fn renew(&mut self) -> Result<()> {
+        let _ = self.empty(); // unless it is not full
         std::fs::remove_dir_all(&self.data)?;
         self.power = watch(&self.data, &self.journal)?;
         self.is_unsettled = false;
