@@ -35,7 +35,6 @@ pub enum ViewError {
     /// thread evaluates the same over a view that waits, it is in memory afterwards.
     #[error("not in memory")]
     NotInMemory,
-
     /// The engine below the view failed.
     #[error("the data cannot be read: {0}")]
     Unreadable(#[source] Box<dyn std::error::Error + Send + Sync>),

@@ -12,7 +12,8 @@
 //! handle_durable, handle_message ──> Raft ──> end_turn ──> committed ──> apply ──> Output::Reply, Output::Answer
 //! ```
 //!
-//! Read [`Node`] first; then `gateway` (sessions, and the way to the leader), `serve` (what a leader does with a batch),
+//! Read [`Node`] first; then `gateway` (sessions, and the way to the leader), `serve` (what a leader does with a batch), `cold`
+//! (what it does with one whose data is not in memory),
 //! `group` (consensus and state machine joined), `replica` (how effects become entries and data); for a cluster that changes,
 //! `membership` (who belongs to it), `roster` (where everybody is), `transfer` (data instead of log), `retention` (how much
 //! log).
