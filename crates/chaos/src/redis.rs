@@ -23,6 +23,7 @@ use crate::clients::beside_clients;
 use crate::crew::Crew;
 use crate::report::Report;
 use crate::run::{Options, network, tell};
+use crate::world::FailedSyncs;
 use crate::world::process::{Process, bound_to_us};
 use crate::world::sweep::{Directory, sweep};
 
@@ -180,5 +181,6 @@ fn measure(options: &Options, pair: &mut Pair, evidence: &Path, interrupted: &At
     let contents = auditor.read_all(primary, pair.addresses[primary], &expected);
     expected.judge(&[(primary, contents.context("the primary does not let everything be read")?)], &mut verdict);
     let (name, skipped, evidence) = ("chaos-redis", 0, None);
-    Ok(Report { name, seed, faults_lasted, verdict, faults, skipped, recovered, evidence })
+    let failed_syncs = FailedSyncs::default();
+    Ok(Report { name, seed, faults_lasted, verdict, faults, skipped, failed_syncs, recovered, evidence })
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::judge::Verdict;
+use crate::world::FailedSyncs;
 
 /// Violations that are printed, and how long their lines may be. The rest is in the evidence.
 const PRINTED_MAX: usize = 5;
@@ -26,6 +27,8 @@ pub struct Report {
     pub faults: BTreeMap<&'static str, u64>,
     /// How often one was due and made no sense.
     pub skipped: u64,
+    /// Syncs that were made to fail, and nodes that ended for it.
+    pub failed_syncs: FailedSyncs,
     /// After the last fault: how long until everything served again. Nothing if it never did.
     pub recovered: Option<Duration>,
     /// Where the evidence is, if something was wrong.
@@ -66,6 +69,13 @@ impl fmt::Display for Report {
             "{answered} answered, {refused} refused, {unknown} unknown; {acknowledged} acknowledged writes; {generations} \
              generations of keys"
         )?;
+        if self.failed_syncs != FailedSyncs::default() {
+            let FailedSyncs { asked_for, ended } = self.failed_syncs;
+            writeln!(
+                f,
+                "syncs that failed: {asked_for}; nodes that ended for it: {ended}; the others were killed before"
+            )?;
+        }
         match self.recovered {
             Some(after) => {
                 writeln!(f, "every node and every client served {:.1} s after the last fault", after.as_secs_f64())?
@@ -104,6 +114,7 @@ mod tests {
             verdict,
             faults: [("kill -9", 3), ("pause", 2)].into(),
             skipped: 1,
+            failed_syncs: FailedSyncs { asked_for: 2, ended: 1 },
             recovered: Some(Duration::from_millis(2_500)),
             evidence: None,
         };

@@ -150,9 +150,17 @@ fn run_in(directory: &mut Directory, options: &Options, interrupted: &AtomicBool
         None => verdict.blame(format!("no node or no client served within {LIVELY_WITHIN:?} after the last fault")),
     }
     world.end();
-    let (faults, skipped) = (nemesis.counts, nemesis.skipped);
-    let (name, seed) = ("chaos", options.seed);
-    let mut report = Report { name, seed, faults_lasted, verdict, faults, skipped, recovered, evidence: None };
+    let mut report = Report {
+        name: "chaos",
+        seed: options.seed,
+        faults_lasted,
+        verdict,
+        faults: nemesis.counts,
+        skipped: nemesis.skipped,
+        failed_syncs: world.failed_syncs(),
+        recovered,
+        evidence: None,
+    };
     if !report.is_clean() && !options.lie {
         directory.keep();
         std::fs::write(directory.path().join("violations.log"), report.verdict.told.join("\n\n"))?;

@@ -62,6 +62,8 @@ pub enum Planted {
     ExpiredByClockAlone,
     /// What a block has done before it met something that is not in memory stays in the open entry.
     KeepHalfBlock,
+    /// Reads over frozen data miss what has gathered on its way into the engine.
+    FreezeWithoutGathered,
     /// INCR evaluates over the applied state, and so misses what is logged and not applied.
     StaleIncrement,
     /// WATCH does not see that a key expires.
@@ -88,7 +90,7 @@ pub enum Planted {
 
 impl Planted {
     /// Every bug.
-    pub const ALL: [Planted; 37] = [
+    pub const ALL: [Planted; 38] = [
         Planted::AnswerBeforeCommit,
         Planted::AnswerBeforeDurable,
         Planted::ReadWithoutLease,
@@ -116,6 +118,7 @@ impl Planted {
         Planted::SameIdOnNewDisk,
         Planted::ExpiredByClockAlone,
         Planted::KeepHalfBlock,
+        Planted::FreezeWithoutGathered,
         Planted::StaleIncrement,
         Planted::WatchMissesExpiry,
         Planted::SplitBlock,

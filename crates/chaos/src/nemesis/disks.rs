@@ -5,24 +5,42 @@ use dstore_testkit::powerloss;
 use super::{Fault, Who};
 use crate::world::{Act, World};
 
-/// fdatasync takes longer.
+/// What a slow disk is slow at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slowly {
+    /// fsync and fdatasync.
+    Sync,
+    /// Reads at an offset.
+    Read,
+}
+
+/// It takes longer.
 #[derive(Debug)]
-pub struct SlowSync {
+pub struct Slow {
     /// Whose.
     pub who: Who,
+    /// What.
+    pub what: Slowly,
     /// How much.
     pub milliseconds: u64,
 }
 
-impl Fault for SlowSync {
+impl Fault for Slow {
     fn kind(&self) -> &'static str {
-        "slow sync"
+        match self.what {
+            Slowly::Sync => "slow sync",
+            Slowly::Read => "slow read",
+        }
     }
 
     fn begin(&mut self, _id: u64, world: &mut World) -> Act {
         let node = self.who.resolve(world);
         self.who = Who::Node(node);
-        world.spoil_disk(node, powerloss::Fault::SyncsStallMs(self.milliseconds))
+        let fault = match self.what {
+            Slowly::Sync => powerloss::Fault::SyncsStallMs(self.milliseconds),
+            Slowly::Read => powerloss::Fault::ReadsStallMs(self.milliseconds),
+        };
+        world.spoil_disk(node, fault)
     }
 
     fn end(&mut self, _id: u64, world: &mut World) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dstore_testkit::powerloss::{Choose as _, Seeded, Style};
 
-use super::disks::{Fail, Failing, FullDisk, SlowSync};
+use super::disks::{Fail, Failing, FullDisk, Slow, Slowly};
 use super::members::{Replace, Transfer};
 use super::network::{Bridge, Delay, Flapping, Isolate, Loss, Partition};
 use super::processes::{Kill, Pause, PowerCut, Restart};
@@ -64,13 +64,14 @@ enum Kind {
     Pause,
     Restart,
     SlowSync,
+    SlowRead,
     Fail,
     FullDisk,
     Replace,
     Transfer,
 }
 
-const KINDS: [(Kind, usize); 16] = [
+const KINDS: [(Kind, usize); 17] = [
     (Kind::Partition, 4),
     (Kind::Bridge, 2),
     (Kind::Isolate, 4),
@@ -83,6 +84,7 @@ const KINDS: [(Kind, usize); 16] = [
     (Kind::Pause, 4),
     (Kind::Restart, 2),
     (Kind::SlowSync, 3),
+    (Kind::SlowRead, 2),
     (Kind::Fail, 2),
     (Kind::FullDisk, 2),
     (Kind::Replace, 2),
@@ -206,7 +208,11 @@ fn draw_fault(random: &mut Seeded, kind: Kind, setting: &Setting) -> Box<dyn Fau
         Kind::Restart => Box::new(Restart { who: who(random, nodes) }),
         Kind::SlowSync => {
             let milliseconds = [5, 50, 300, 3_000][random.choose(4)];
-            Box::new(SlowSync { who: who(random, nodes), milliseconds })
+            Box::new(Slow { who: who(random, nodes), what: Slowly::Sync, milliseconds })
+        }
+        Kind::SlowRead => {
+            let milliseconds = [1, 20, 200][random.choose(3)];
+            Box::new(Slow { who: who(random, nodes), what: Slowly::Read, milliseconds })
         }
         Kind::Fail => {
             let what = [Failing::Sync, Failing::Write, Failing::ShortWrite][random.choose(3)];

@@ -60,6 +60,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// A command of an operator that takes longer is given up.
 const COMMAND_MAX: Duration = Duration::from_secs(15);
 
+/// Within which a node has to end of which a sync has failed, paused or not.
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
+
 /// Exit codes of a node: its disk failed; it was removed.
 const EXIT_DISK: i32 = 3;
 const EXIT_REMOVED: i32 = 4;
@@ -102,6 +105,9 @@ struct Node {
     is_armed: bool,
     /// Its process may end for that: it was armed when that began, or since.
     may_fail: bool,
+    /// Since when it has to end, since one of its syncs has failed.
+    must_end: Option<Instant>,
+    is_paused: bool,
     /// Since it was started on an empty directory nothing was heard of it.
     is_joining: bool,
     ended: Instant,
@@ -123,6 +129,16 @@ pub struct World {
     removal: Option<Removal>,
     commands: Vec<Process>,
     blamed: Vec<String>,
+    failed_syncs: FailedSyncs,
+}
+
+/// Syncs that were made to fail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FailedSyncs {
+    /// How many.
+    pub asked_for: u64,
+    /// After how many of them the node ended for it, and not because of something else before.
+    pub ended: u64,
 }
 
 /// An act that makes no sense at the moment, and why.
@@ -154,6 +170,8 @@ impl World {
                 process: None,
                 is_armed: false,
                 may_fail: false,
+                must_end: None,
+                is_paused: false,
                 is_joining: true,
                 ended,
             });
@@ -176,6 +194,7 @@ impl World {
             removal: None,
             commands: Vec::new(),
             blamed: Vec::new(),
+            failed_syncs: FailedSyncs::default(),
         })
     }
 
@@ -232,7 +251,7 @@ impl World {
         };
         let process = Process::spawn(command, &place.log()).map_err(|error| error.to_string())?;
         let node = &mut self.nodes[node];
-        (node.process, node.may_fail) = (Some(process), node.is_armed);
+        (node.process, node.may_fail, node.is_paused) = (Some(process), node.is_armed, false);
         Ok(())
     }
 
@@ -254,7 +273,8 @@ impl World {
             return Err(format!("node {node} has ended")); // which the next look explains
         }
         self.process(node)?.kill();
-        self.nodes[node].process = None;
+        self.note_failed_sync(node);
+        (self.nodes[node].process, self.nodes[node].must_end) = (None, None);
         Ok(())
     }
 
@@ -285,18 +305,24 @@ impl World {
     /// SIGSTOP.
     pub fn pause(&mut self, node: usize) -> Act {
         self.process(node)?.pause();
+        self.nodes[node].is_paused = true;
         Ok(())
     }
 
     /// SIGCONT.
     pub fn resume(&mut self, node: usize) -> Act {
         self.process(node)?.resume();
+        let node = &mut self.nodes[node];
+        if std::mem::take(&mut node.is_paused) {
+            node.must_end = node.must_end.map(|_| Instant::now()); // it had no time to
+        }
         Ok(())
     }
 
-    /// A fault of a node's syncs and writes.
+    /// A fault of a node's syncs, writes and reads.
     pub fn spoil_disk(&mut self, node: usize, fault: Fault) -> Act {
         self.process(node)?;
+        self.note_failed_sync(node);
         let node = &mut self.nodes[node];
         node.is_armed |= matches!(fault, Fault::SyncFails { .. } | Fault::WriteFails { .. });
         node.may_fail |= node.is_armed;
@@ -305,8 +331,35 @@ impl World {
 
     /// Ends those faults.
     pub fn mend_disk(&mut self, node: usize) -> Act {
+        self.note_failed_sync(node);
         self.nodes[node].is_armed = false;
         self.nodes[node].place.power().clear_faults().map_err(|error| error.to_string())
+    }
+
+    /// What became of syncs that were to fail.
+    pub fn failed_syncs(&self) -> FailedSyncs {
+        self.failed_syncs
+    }
+
+    /// Looks whether the sync that was to fail has: then its node has to end.
+    fn note_failed_sync(&mut self, node: usize) {
+        let node = &mut self.nodes[node];
+        // A journal that cannot be read shows itself elsewhere.
+        if node.process.is_some() && node.place.power().take_failed_sync().unwrap_or(false) {
+            self.failed_syncs.asked_for += 1;
+            node.must_end = node.must_end.or(Some(Instant::now()));
+        }
+    }
+
+    /// Whoever goes on although a sync of his has failed may have lost what he acknowledges.
+    fn see_that_failed_nodes_end(&mut self) {
+        for node in 0..self.len() {
+            self.note_failed_sync(node);
+            let is_late = |since: &Instant| since.elapsed() > ENDS_WITHIN;
+            if !self.nodes[node].is_paused && self.nodes[node].must_end.take_if(|since| is_late(since)).is_some() {
+                self.blamed.push(format!("node {node} goes on {ENDS_WITHIN:?} after one of its syncs has failed"));
+            }
+        }
     }
 
     /// All syncs of all nodes lie from now on, also of those that are started later.
@@ -422,6 +475,9 @@ impl World {
         self.commands.retain_mut(|command| command.ended().is_none() && command.age() < COMMAND_MAX);
         for node in 0..self.len() {
             let Some(status) = self.nodes[node].process.as_mut().and_then(Process::ended) else { continue };
+            self.note_failed_sync(node);
+            let must_have_ended = self.nodes[node].must_end.take().is_some();
+            self.failed_syncs.ended += u64::from(must_have_ended && status.code() == Some(EXIT_DISK));
             let times_told = self.nodes[node].process.take().map_or(0, |process| process.times_told_to_end());
             self.nodes[node].ended = Instant::now();
             self.explain(node, status, times_told);
@@ -432,6 +488,7 @@ impl World {
                 self.nodes[node].is_joining = !is_known;
             }
         }
+        self.see_that_failed_nodes_end();
         self.remove_again();
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::{Bytes, BytesMut};
 use dstore_resp::{Decoded, Reply, ReplyDecoder, ReplyLimits};
 
+use super::answers::{Answers, Form, Walk};
 use super::recorder::{Recorder, TransactionId};
 use super::request;
 use super::values::Values;
@@ -33,6 +34,8 @@ pub struct Habits {
     /// Of a thousand reads of lists, those of their end or their length alone; and of a thousand changes, half as many that
     /// write again what is there.
     pub partial_permille: u64,
+    /// Of a thousand plain commands and parts of blocks, those that read a range of keys.
+    pub range_permille: u64,
     /// What values look like.
     pub values: Values,
     /// The mean pause between a reply and the next request.
@@ -65,6 +68,7 @@ impl Habits {
             life_ms_max: *random.pick(&[100, 1000, 6000]),
             detour_permille: *random.pick(&[0, 300, 700]),
             partial_permille: *random.pick(&[0, 250, 500]),
+            range_permille: *random.pick(&[0, 20, 100]),
             values: Values::draw(random),
             think_mean: *random.pick(&[30 * MILLI, 80 * MILLI, 200 * MILLI]),
             burst_permille: *random.pick(&[0, 100, 300, 600]),
@@ -115,8 +119,8 @@ enum Expected {
     Watch,
     /// QUEUED.
     Queued,
-    /// A command of its own.
-    Command(TransactionId),
+    /// A command of its own, and how it is answered.
+    Command(TransactionId, Form),
     /// The GET behind a WATCH.
     Watched(TransactionId),
     /// EXEC of a block.
@@ -132,26 +136,6 @@ struct Block {
     /// What it has seen if it commits: a key under WATCH, and what that held.
     saw: Option<MicroOp>,
     answers: Answers,
-}
-
-/// Where in the reply to a block its operations' answers are, and how many parts that has.
-#[derive(Debug, Default)]
-struct Answers {
-    at: Vec<usize>,
-    parts: usize,
-}
-
-impl Answers {
-    /// The answers, out of a block's reply.
-    fn pick<'a>(&self, parts: &[&'a Reply]) -> Result<Vec<&'a Reply>, String> {
-        if parts.len() != self.parts {
-            return Err(format!("{} commands answered with {} parts", self.parts, parts.len()));
-        }
-        match parts.iter().find(|part| matches!(part, Reply::Error(_))) {
-            Some(error) => Err(format!("a part answered with {error:?}")),
-            None => Ok(self.at.iter().map(|at| parts[*at]).collect()),
-        }
-    }
 }
 
 /// The connection of the moment.
@@ -463,25 +447,41 @@ impl Client {
         if self.random.one_in(10) {
             return self.read_several(now, recorder);
         }
+        if self.random.permille(self.habits.range_permille) {
+            let (ops, bytes, form) = self.range();
+            return self.ask(now, recorder, ops, bytes, form);
+        }
         let op = self.op(now, recorder);
         let bytes = request::of(&op, self.habits.values);
-        let id = self.invoke(now, recorder, vec![op]);
-        self.send(bytes, Expected::Command(id));
+        self.ask(now, recorder, vec![op], bytes, Form::One);
     }
 
     fn read(&mut self, now: Moment, recorder: &mut Recorder, key: Key) {
-        let id = self.invoke(now, recorder, vec![reading(key)]);
-        self.send(request::get(key), Expected::Command(id));
+        self.ask(now, recorder, vec![reading(key)], request::get(key), Form::One);
     }
 
     /// MGET: several keys at one moment.
     fn read_several(&mut self, now: Moment, recorder: &mut Recorder) {
-        let names: Vec<String> = self.habits.all_keys().map(key_name).collect();
-        let ops = self.habits.all_keys().map(reading).collect();
-        let mut args = vec!["MGET"];
-        args.extend(names.iter().map(String::as_str));
+        let ops: Vec<MicroOp> = self.habits.all_keys().map(reading).collect();
+        let (bytes, form) = (request::get_several(&ops), Form::Several(ops.len()));
+        self.ask(now, recorder, ops, bytes, form);
+    }
+
+    /// KV.RANGE: all keys of a kind, or of all kinds, that are there; at one moment.
+    fn range(&mut self) -> (Vec<MicroOp>, Vec<u8>, Form) {
+        let (start, end) = *self.random.pick(&[("c", "d"), ("k", "l"), ("r", "s"), ("c", "s")]);
+        let limit = self.random.one_in(3).then(|| usize::try_from(self.random.between(1, 4)).expect("it is small"));
+        let walk = Walk { reverse: self.random.one_in(2), limit };
+        let within = |key: &Key| (start..end).contains(&key_name(*key).as_str());
+        let ops: Vec<MicroOp> = self.habits.all_keys().filter(within).map(reading).collect();
+        let form = Form::Range(ops.len(), walk);
+        (ops, request::range(start, end, walk), form)
+    }
+
+    /// Sends a command of its own.
+    fn ask(&mut self, now: Moment, recorder: &mut Recorder, ops: Vec<MicroOp>, bytes: Vec<u8>, form: Form) {
         let id = self.invoke(now, recorder, ops);
-        self.send(request::encode(&args), Expected::Command(id));
+        self.send(bytes, Expected::Command(id, form));
     }
 
     fn watch(&mut self, now: Moment, recorder: &mut Recorder) {
@@ -497,26 +497,42 @@ impl Client {
     fn block(&mut self, now: Moment, recorder: &mut Recorder) {
         let Some(connection) = &mut self.connection else { return };
         let (saw, may_abort) = (connection.watched.take(), std::mem::take(&mut connection.under_watch));
-        let mut ops: Vec<MicroOp> = (0..self.random.between(1, 4)).map(|_| self.op(now, recorder)).collect();
+        let mut changes = Vec::new();
+        let parts = self.random.between(1, 4);
         if let Some(watched) = &saw {
-            let change = self.change(now, watched.key(), recorder);
             // Compare and set: what was read under WATCH is what it replaces.
-            ops.insert(0, change);
+            changes.push(self.change(now, watched.key(), recorder));
         }
         self.send(request::encode(&["MULTI"]), Expected::Ok);
-        let mut answers = Answers::default();
-        for op in &ops {
-            let (requests, answer) = if self.random.permille(self.habits.detour_permille) {
-                request::around(op, self.habits.values)
-            } else {
-                (vec![request::of(op, self.habits.values)], 0)
-            };
-            answers.at.push(answers.parts + answer);
-            answers.parts += requests.len();
+        let (mut ops, mut answers) = (Vec::new(), Answers::default());
+        for change in changes.into_iter().map(Some).chain((0..parts).map(|_| None)) {
+            let (mut own, requests, answer, form) = self.part(now, recorder, change);
+            ops.append(&mut own);
+            answers.add(requests.len(), answer, form);
             requests.into_iter().for_each(|request| self.send(request, Expected::Queued));
         }
         let id = self.invoke(now, recorder, ops);
         self.send(request::encode(&["EXEC"]), Expected::Exec(Block { id, may_abort, saw, answers }));
+    }
+
+    /// A part of a block, this one or any: what it does, its requests, which of them is answered with what is to be known, and how.
+    fn part(
+        &mut self,
+        now: Moment,
+        recorder: &mut Recorder,
+        op: Option<MicroOp>,
+    ) -> (Vec<MicroOp>, Vec<Vec<u8>>, usize, Form) {
+        if op.is_none() && self.random.permille(self.habits.range_permille) {
+            let (ops, bytes, form) = self.range();
+            return (ops, vec![bytes], 0, form);
+        }
+        let op = op.unwrap_or_else(|| self.op(now, recorder));
+        let (requests, answer) = if self.random.permille(self.habits.detour_permille) {
+            request::around(&op, self.habits.values)
+        } else {
+            (vec![request::of(&op, self.habits.values)], 0)
+        };
+        (vec![op], requests, answer, Form::One)
     }
 
     fn handle_reply(&mut self, now: Moment, reply: Reply, recorder: &mut Recorder) {
@@ -536,12 +552,13 @@ impl Client {
             (Expected::Watch, Reply::Status(text)) if text == "OK" => connection.watching = true,
             (Expected::Hello, Reply::Map(_)) => {}
             (Expected::Queued, Reply::Status(text)) if text == "QUEUED" => {}
-            (Expected::Command(id), reply) => {
-                self.committed(now, id, reply, (None, None), recorder);
+            (Expected::Command(id, form), reply) => {
+                self.committed(now, id, reply, |ops, reply, values| form.read(ops, reply, values), recorder);
             }
             (Expected::Watched(id), reply) => {
                 let watching = std::mem::take(&mut connection.watching);
-                if self.committed(now, id, reply, (None, None), recorder)
+                let form = Form::One;
+                if self.committed(now, id, reply, |ops, reply, values| form.read(ops, reply, values), recorder)
                     && watching
                     && let Some(connection) = &mut self.connection
                 {
@@ -553,7 +570,11 @@ impl Client {
                 recorder.refuse(now, id);
             }
             (Expected::Exec(Block { id, saw, answers, .. }), reply) => {
-                self.committed(now, id, reply, (Some(&answers), saw), recorder);
+                let read = |ops: &[MicroOp], reply: &Reply, values| {
+                    // A block that commits under WATCH has seen what was there when the key was read.
+                    Ok(saw.into_iter().chain(answers.read(ops, reply, values)?).collect())
+                };
+                self.committed(now, id, reply, read, recorder);
             }
             (expected, reply) => {
                 recorder.problem(number, format_args!("{expected:?} was answered with {reply:?}"));
@@ -564,7 +585,7 @@ impl Client {
     fn handle_error(&mut self, now: Moment, expected: &Expected, text: &Bytes, recorder: &mut Recorder) {
         let Some(connection) = &mut self.connection else { return };
         let id = match expected {
-            Expected::Command(id) | Expected::Watched(id) | Expected::Exec(Block { id, .. }) => Some(*id),
+            Expected::Command(id, _) | Expected::Watched(id) | Expected::Exec(Block { id, .. }) => Some(*id),
             Expected::Watch => None,
             // The block will be refused as a whole.
             Expected::Queued if text.starts_with(b"OOM ") => return,
@@ -585,40 +606,24 @@ impl Client {
         }
     }
 
-    /// A command succeeded: its results go into the history. False if they make no sense. Of a block it is known where its answers
-    /// are, and what it has seen.
+    /// A command succeeded: its results go into the history, as `read` finds them in the reply. False if they make no sense.
     fn committed(
         &mut self,
         now: Moment,
         id: TransactionId,
         reply: &Reply,
-        (answers, saw): (Option<&Answers>, Option<MicroOp>),
+        read: impl FnOnce(&[MicroOp], &Reply, Values) -> Result<Vec<MicroOp>, String>,
         recorder: &mut Recorder,
     ) -> bool {
-        let mut ops = recorder.transaction(id).ops.clone();
-        let parts: Vec<&Reply> = match reply {
-            Reply::Array(parts) => parts.iter().collect(),
-            one => vec![one],
-        };
-        let picked = answers.map_or(Ok(parts.clone()), |answers| answers.pick(&parts));
-        let values = self.habits.values;
-        let filled = picked.and_then(|parts| {
-            if parts.len() == ops.len() {
-                ops.iter_mut().zip(parts).try_for_each(|(op, part)| request::fill(op, part, values))
-            } else {
-                Err(format!("{} parts answered with {}", ops.len(), parts.len()))
+        let ops = match read(&recorder.transaction(id).ops, reply, self.habits.values) {
+            Ok(ops) => ops,
+            Err(what) => {
+                let asked = recorder.transaction(id).clone();
+                let reply = Printed(reply);
+                recorder.problem(asked.connection, format_args!("{what}: {asked} was answered with {reply}"));
+                return false;
             }
-        });
-        if let Err(what) = filled {
-            let asked = recorder.transaction(id).clone();
-            let reply = Printed(reply);
-            recorder.problem(asked.connection, format_args!("{what}: {asked} was answered with {reply}"));
-            return false;
-        }
-        // A block that commits under WATCH has seen what was there when the key was read.
-        if let Some(read) = saw {
-            ops.insert(0, read);
-        }
+        };
         ops.iter().for_each(|op| self.remember(op));
         recorder.commit(now, id, ops);
         self.progress(recorder.transaction(id).invoked);
@@ -695,7 +700,7 @@ mod tests {
         (habits.burst_permille, habits.block_permille, habits.watch_permille) = (0, 0, 0);
         (habits.read_permille, habits.leave_permille, habits.keys) = (0, 0, 1);
         (habits.counter_permille, habits.register_permille, habits.others) = (0, 0, 0);
-        (habits.partial_permille, habits.values) = (0, Values::SHORT);
+        (habits.partial_permille, habits.range_permille, habits.values) = (0, 0, Values::SHORT);
         habits
     }
 

@@ -3,9 +3,13 @@
 use bytes::Bytes;
 use dstore_resp::Reply;
 
+use super::answers::Walk;
 use super::values::Values;
 use crate::checker::{Key, MicroOp, Seen, Until, key_name};
 use crate::time::WALL_START_MS;
+
+/// Where values are that nobody looks at: what such a key begins with.
+pub(super) const ELSEWHERE: &str = "elsewhere";
 
 /// The arguments of one request, encoded.
 pub(super) fn encode(args: &[impl AsRef<str>]) -> Vec<u8> {
@@ -20,6 +24,20 @@ pub(super) fn encode(args: &[impl AsRef<str>]) -> Vec<u8> {
 /// GET key
 pub(super) fn get(key: Key) -> Vec<u8> {
     encode(&["GET", &key_name(key)])
+}
+
+/// MGET of what is read.
+pub(super) fn get_several(reads: &[MicroOp]) -> Vec<u8> {
+    let names = reads.iter().map(|op| key_name(op.key()));
+    encode(&std::iter::once("MGET".to_owned()).chain(names).collect::<Vec<_>>())
+}
+
+/// KV.RANGE from `start` up to and without `end`.
+pub(super) fn range(start: &str, end: &str, walk: Walk) -> Vec<u8> {
+    let mut args = vec!["KV.RANGE".to_owned(), start.to_owned(), end.to_owned()];
+    args.extend(walk.limit.into_iter().flat_map(|limit| ["LIMIT".to_owned(), limit.to_string()]));
+    args.extend(walk.reverse.then(|| "REVERSE".to_owned()));
+    encode(&args)
 }
 
 /// The one request that does something.
@@ -63,7 +81,7 @@ pub(super) fn around(op: &MicroOp, values: Values) -> (Vec<Vec<u8>>, usize) {
         }
         // From elsewhere, where nobody sees it. A deadline that has come already would leave nothing there.
         MicroOp::Put { key, token, until: until @ (Until::Never | Until::After(_)), if_absent: false, .. } => {
-            let elsewhere = format!("elsewhere{key}");
+            let elsewhere = format!("{ELSEWHERE}{key}");
             let value = values.register(*token);
             let mut requests = vec![encode(&with_deadline(&["SET", &elsewhere, &value], *until)), get(*key)];
             if token.is_multiple_of(2) {

@@ -187,6 +187,16 @@ impl PowerLoss {
         self.journal.set_read_stall(0)
     }
 
+    /// Whether the sync that was to fail has been asked for. Told once.
+    pub fn take_failed_sync(&self) -> Result<bool, PowerLossError> {
+        let fails_at = self.journal.get(Word::SyncFailAt)?;
+        let has_failed = fails_at != 0 && self.syncs()? >= fails_at;
+        if has_failed {
+            self.journal.set(Word::SyncFailAt, 0)?;
+        }
+        Ok(has_failed)
+    }
+
     /// How many syncs the process has asked for, of files that faults may fall on.
     pub fn syncs(&self) -> Result<u64, PowerLossError> {
         self.journal.get(Word::Syncs)

@@ -225,7 +225,10 @@ fn the_nth_sync_fails_and_what_it_should_have_saved_stays_in_doubt() {
     life.run("os.write(f, b'a'); os.fsync(f)");
     toy.power.inject(Fault::SyncFails { nth: 2, errno: libc::EIO }).unwrap();
     assert_eq!(life.run("os.write(f, b'b'); os.fsync(f)"), "ok");
+    assert!(!toy.power.take_failed_sync().unwrap());
     assert_eq!(life.run("os.write(f, b'c'); os.fsync(f)"), libc::EIO.to_string());
+    assert!(toy.power.take_failed_sync().unwrap());
+    assert!(!toy.power.take_failed_sync().unwrap());
     assert_eq!(life.run("os.write(f, b'd'); os.fsync(f)"), "ok");
     life.kill();
     assert_eq!(toy.power.syncs().unwrap(), 4);
