@@ -66,6 +66,8 @@ pub enum Planted {
     FreezeWithoutGathered,
     /// INCR evaluates over the applied state, and so misses what is logged and not applied.
     StaleIncrement,
+    /// KV.RANGE within a block misses what is logged and not applied.
+    StaleRange,
     /// WATCH does not see that a key expires.
     WatchMissesExpiry,
     /// A block's commands get an entry each.
@@ -90,7 +92,7 @@ pub enum Planted {
 
 impl Planted {
     /// Every bug.
-    pub const ALL: [Planted; 38] = [
+    pub const ALL: [Planted; 39] = [
         Planted::AnswerBeforeCommit,
         Planted::AnswerBeforeDurable,
         Planted::ReadWithoutLease,
@@ -120,6 +122,7 @@ impl Planted {
         Planted::KeepHalfBlock,
         Planted::FreezeWithoutGathered,
         Planted::StaleIncrement,
+        Planted::StaleRange,
         Planted::WatchMissesExpiry,
         Planted::SplitBlock,
         Planted::ForgetTerm,

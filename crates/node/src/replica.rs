@@ -247,7 +247,8 @@ impl Replica {
                 Mode::Write { stamp: open.stamp, ordinal: open.next_version - open.stamp.as_u64() }
             }
         };
-        let misses = planted!(self, StaleIncrement) && call.spec.full_name.eq_ignore_ascii_case("incr");
+        let misses = planted!(self, StaleIncrement) && call.spec.full_name.eq_ignore_ascii_case("incr")
+            || planted!(self, StaleRange) && call.spec.full_name.eq_ignore_ascii_case("kv.range");
         let view = self.view(if misses { Order::Applied } else { order }, tools.patience, tools.engine);
         let context = Context {
             db: call.db,

@@ -1,6 +1,6 @@
 //! [`Client`]: one client, which connects here and there, sends, waits, loses patience, and remembers what it was told.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use dstore_resp::{Decoded, Reply, ReplyDecoder, ReplyLimits};
@@ -8,6 +8,7 @@ use dstore_resp::{Decoded, Reply, ReplyDecoder, ReplyLimits};
 use super::answers::{Answers, Form, Walk};
 use super::recorder::{Recorder, TransactionId};
 use super::request;
+use super::scan::Scan;
 use super::values::Values;
 use crate::checker::{COUNTERS, Key, MicroOp, REGISTERS, Token, Until, key_name};
 use crate::network::Machine;
@@ -36,6 +37,8 @@ pub struct Habits {
     pub partial_permille: u64,
     /// Of a thousand plain commands and parts of blocks, those that read a range of keys.
     pub range_permille: u64,
+    /// Of a thousand plain commands, those that go on with a scan of all keys.
+    pub scan_permille: u64,
     /// What values look like.
     pub values: Values,
     /// The mean pause between a reply and the next request.
@@ -69,6 +72,7 @@ impl Habits {
             detour_permille: *random.pick(&[0, 300, 700]),
             partial_permille: *random.pick(&[0, 250, 500]),
             range_permille: *random.pick(&[0, 20, 100]),
+            scan_permille: *random.pick(&[0, 30, 100]),
             values: Values::draw(random),
             think_mean: *random.pick(&[30 * MILLI, 80 * MILLI, 200 * MILLI]),
             burst_permille: *random.pick(&[0, 100, 300, 600]),
@@ -117,6 +121,8 @@ enum Expected {
     Hello,
     /// The OK of WATCH, or a refusal: it may need the data.
     Watch,
+    /// A cursor and keys.
+    Scan,
     /// QUEUED.
     Queued,
     /// A command of its own, and how it is answered.
@@ -188,6 +194,9 @@ pub struct Client {
     actions: VecDeque<ClientAction>,
     /// The longest that it has read of each list: that is there for ever.
     lists: BTreeMap<Key, Vec<Token>>,
+    /// Lists and counters that it knows to be there, for ever.
+    there: BTreeSet<Key>,
+    scan: Option<Scan>,
 }
 
 impl Client {
@@ -204,6 +213,8 @@ impl Client {
             recovering_since: 0,
             actions: VecDeque::new(),
             lists: BTreeMap::new(),
+            there: BTreeSet::new(),
+            scan: None,
         }
     }
 
@@ -451,6 +462,9 @@ impl Client {
             let (ops, bytes, form) = self.range();
             return self.ask(now, recorder, ops, bytes, form);
         }
+        if self.random.permille(self.habits.scan_permille) && !self.awaits_scan() {
+            return self.scan();
+        }
         let op = self.op(now, recorder);
         let bytes = request::of(&op, self.habits.values);
         self.ask(now, recorder, vec![op], bytes, Form::One);
@@ -476,6 +490,30 @@ impl Client {
         let ops: Vec<MicroOp> = self.habits.all_keys().filter(within).map(reading).collect();
         let form = Form::Range(ops.len(), walk);
         (ops, request::range(start, end, walk), form)
+    }
+
+    /// Goes on with its scan, or begins one.
+    fn scan(&mut self) {
+        let count = self.random.between(1, 5);
+        let request = self.scan.get_or_insert_with(|| Scan::begin(&self.there)).request(count);
+        self.send(request, Expected::Scan);
+    }
+
+    fn awaits_scan(&self) -> bool {
+        let expected = self.connection.iter().flat_map(|connection| &connection.expected);
+        expected.into_iter().any(|expected| matches!(expected, Expected::Scan))
+    }
+
+    fn scanned(&mut self, number: u64, reply: &Reply, recorder: &mut Recorder) {
+        let Some(scan) = &mut self.scan else { return };
+        match scan.take_in(reply) {
+            Ok(false) => {}
+            Ok(true) => self.scan = None,
+            Err(what) => {
+                recorder.problem(number, what);
+                self.scan = None;
+            }
+        }
     }
 
     /// Sends a command of its own.
@@ -552,6 +590,7 @@ impl Client {
             (Expected::Watch, Reply::Status(text)) if text == "OK" => connection.watching = true,
             (Expected::Hello, Reply::Map(_)) => {}
             (Expected::Queued, Reply::Status(text)) if text == "QUEUED" => {}
+            (Expected::Scan, reply) => self.scanned(number, reply, recorder),
             (Expected::Command(id, form), reply) => {
                 self.committed(now, id, reply, |ops, reply, values| form.read(ops, reply, values), recorder);
             }
@@ -586,7 +625,7 @@ impl Client {
         let Some(connection) = &mut self.connection else { return };
         let id = match expected {
             Expected::Command(id, _) | Expected::Watched(id) | Expected::Exec(Block { id, .. }) => Some(*id),
-            Expected::Watch => None,
+            Expected::Watch | Expected::Scan => None,
             // The block will be refused as a whole.
             Expected::Queued if text.starts_with(b"OOM ") => return,
             Expected::Ok | Expected::Queued | Expected::Hello => {
@@ -630,13 +669,22 @@ impl Client {
         true
     }
 
-    /// What was read of a list is there for ever.
+    /// What was read of a list is there for ever, and so is the list, or a counter.
     fn remember(&mut self, op: &MicroOp) {
-        if let MicroOp::Read { key, list: Some(list) } = op {
-            let known = self.lists.entry(*key).or_default();
-            if list.len() > known.len() {
-                list.clone_into(known);
+        let is_there = match op {
+            MicroOp::Read { key, list: Some(list) } => {
+                let known = self.lists.entry(*key).or_default();
+                if list.len() > known.len() {
+                    list.clone_into(known);
+                }
+                !list.is_empty()
             }
+            MicroOp::Append { .. } | MicroOp::Add { .. } => true,
+            MicroOp::Count { value, .. } => value.is_some_and(|value| value > 0),
+            _ => false,
+        };
+        if is_there {
+            self.there.insert(op.key());
         }
     }
 
@@ -700,7 +748,8 @@ mod tests {
         (habits.burst_permille, habits.block_permille, habits.watch_permille) = (0, 0, 0);
         (habits.read_permille, habits.leave_permille, habits.keys) = (0, 0, 1);
         (habits.counter_permille, habits.register_permille, habits.others) = (0, 0, 0);
-        (habits.partial_permille, habits.range_permille, habits.values) = (0, 0, Values::SHORT);
+        (habits.partial_permille, habits.range_permille, habits.scan_permille) = (0, 0, 0);
+        habits.values = Values::SHORT;
         habits
     }
 
