@@ -339,6 +339,8 @@ impl<E: Engine> Engine for Cached<E> {
         batch.extend_from_slice(ops);
         self.shared.engine.write(&batch)?;
         state.gathered = Arc::default();
+        #[cfg(feature = "planted")]
+        batch.retain(|op| !(planted!(self, KeepDeletedRange) && matches!(op, WriteOp::DeleteRange { .. })));
         batch.iter().for_each(|op| note(&mut state.records, op));
         Ok(())
     }

@@ -68,6 +68,10 @@ pub enum Planted {
     StaleIncrement,
     /// KV.RANGE within a block misses what is logged and not applied.
     StaleRange,
+    /// The overlay does not hide what a range that is removed held.
+    MissDeletedRange,
+    /// Records that were read are not read again although a range that held them was removed.
+    KeepDeletedRange,
     /// WATCH does not see that a key expires.
     WatchMissesExpiry,
     /// A block's commands get an entry each.
@@ -92,7 +96,7 @@ pub enum Planted {
 
 impl Planted {
     /// Every bug.
-    pub const ALL: [Planted; 39] = [
+    pub const ALL: [Planted; 41] = [
         Planted::AnswerBeforeCommit,
         Planted::AnswerBeforeDurable,
         Planted::ReadWithoutLease,
@@ -123,6 +127,8 @@ impl Planted {
         Planted::FreezeWithoutGathered,
         Planted::StaleIncrement,
         Planted::StaleRange,
+        Planted::MissDeletedRange,
+        Planted::KeepDeletedRange,
         Planted::WatchMissesExpiry,
         Planted::SplitBlock,
         Planted::ForgetTerm,

@@ -247,8 +247,9 @@ impl Replica {
                 Mode::Write { stamp: open.stamp, ordinal: open.next_version - open.stamp.as_u64() }
             }
         };
-        let misses = planted!(self, StaleIncrement) && call.spec.full_name.eq_ignore_ascii_case("incr")
-            || planted!(self, StaleRange) && call.spec.full_name.eq_ignore_ascii_case("kv.range");
+        let is = |name: &str| call.spec.full_name.eq_ignore_ascii_case(name);
+        let stale = [planted!(self, StaleIncrement) && is("incr"), planted!(self, StaleRange) && is("kv.range")];
+        let misses = stale.contains(&true);
         let view = self.view(if misses { Order::Applied } else { order }, tools.patience, tools.engine);
         let context = Context {
             db: call.db,
@@ -545,7 +546,9 @@ impl Replica {
         self.effects_total += effects.len() as u64;
         for op in effects {
             let bytes = entry::encoded_len(&op);
-            match self.overlay.add(&op, index, open.ops.len()) {
+            let is_missed = planted!(self, MissDeletedRange) && matches!(op, WriteOp::DeleteRange { .. });
+            let place = if is_missed { None } else { self.overlay.add(&op, index, open.ops.len()) };
+            match place {
                 Some(position) => {
                     let before = entry::encoded_len(&open.ops[position]);
                     (open.bytes, self.inflight_bytes) = (open.bytes - before, self.inflight_bytes - before);

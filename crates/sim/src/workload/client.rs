@@ -39,6 +39,11 @@ pub struct Habits {
     pub range_permille: u64,
     /// Of a thousand plain commands, those that go on with a scan of all keys.
     pub scan_permille: u64,
+    /// The database that registers are in; everything else is in the first.
+    pub register_db: u8,
+    /// Of a thousand parts of blocks, those that take all registers by removing all that is in their database. Not where anything
+    /// else is in it.
+    pub clear_permille: u64,
     /// What values look like.
     pub values: Values,
     /// The mean pause between a reply and the next request.
@@ -62,6 +67,19 @@ pub struct Habits {
 impl Habits {
     /// Habits drawn from a seed.
     pub fn draw(random: &mut Random) -> Habits {
+        let mut habits = Habits::draw_freely(random);
+        let registers_alone = random.one_in(6);
+        if registers_alone {
+            (habits.counter_permille, habits.register_permille) = (0, 1000);
+        }
+        habits.register_db = if random.one_in(3) { *random.pick(&[1, 15]) } else { 0 };
+        if registers_alone || habits.register_db != 0 {
+            habits.clear_permille = *random.pick(&[0, 50, 200]);
+        }
+        habits
+    }
+
+    fn draw_freely(random: &mut Random) -> Habits {
         Habits {
             keys: random.between(2, 6),
             others: random.between(1, 3),
@@ -73,6 +91,8 @@ impl Habits {
             partial_permille: *random.pick(&[0, 250, 500]),
             range_permille: *random.pick(&[0, 20, 100]),
             scan_permille: *random.pick(&[0, 30, 100]),
+            register_db: 0,
+            clear_permille: 0,
             values: Values::draw(random),
             think_mean: *random.pick(&[30 * MILLI, 80 * MILLI, 200 * MILLI]),
             burst_permille: *random.pick(&[0, 100, 300, 600]),
@@ -83,6 +103,11 @@ impl Habits {
             patience: *random.pick(&[2 * SECOND, 7 * SECOND, 20 * SECOND]),
             transactions_max: usize::MAX,
         }
+    }
+
+    /// The database that a key is in.
+    fn db(&self, key: Key) -> u8 {
+        if key >= REGISTERS { self.register_db } else { 0 }
     }
 
     /// Every key there may be.
@@ -142,6 +167,15 @@ struct Block {
     /// What it has seen if it commits: a key under WATCH, and what that held.
     saw: Option<MicroOp>,
     answers: Answers,
+}
+
+/// A part of a block.
+struct Part {
+    ops: Vec<MicroOp>,
+    requests: Vec<Vec<u8>>,
+    /// Which of them is answered with what is to be known, and how.
+    answer: usize,
+    form: Form,
 }
 
 /// The connection of the moment.
@@ -380,6 +414,16 @@ impl Client {
         }
     }
 
+    /// Sends a request to a database. The connection is at the first, before and after.
+    fn send_to(&mut self, db: u8, bytes: Vec<u8>, expected: Expected) {
+        if db == 0 {
+            return self.send(bytes, expected);
+        }
+        self.send(request::select(db), Expected::Ok);
+        self.send(bytes, expected);
+        self.send(request::select(0), Expected::Ok);
+    }
+
     fn invoke(&mut self, now: Moment, recorder: &mut Recorder, ops: Vec<MicroOp>) -> TransactionId {
         let connection = self.connection.as_ref().expect("a command is sent over a connection");
         recorder.invoke(now, connection.number, connection.machine as u64 + 1, ops)
@@ -474,9 +518,14 @@ impl Client {
         self.ask(now, recorder, vec![reading(key)], request::get(key), Form::One);
     }
 
+    /// The keys of a database.
+    fn keys_of_one(&self, db: u8) -> impl Iterator<Item = Key> {
+        self.habits.all_keys().filter(move |key| self.habits.db(*key) == db)
+    }
+
     /// MGET: several keys at one moment.
     fn read_several(&mut self, now: Moment, recorder: &mut Recorder) {
-        let ops: Vec<MicroOp> = self.habits.all_keys().map(reading).collect();
+        let ops: Vec<MicroOp> = self.keys_of_one(0).map(reading).collect();
         let (bytes, form) = (request::get_several(&ops), Form::Several(ops.len()));
         self.ask(now, recorder, ops, bytes, form);
     }
@@ -487,7 +536,8 @@ impl Client {
         let limit = self.random.one_in(3).then(|| usize::try_from(self.random.between(1, 4)).expect("it is small"));
         let walk = Walk { reverse: self.random.one_in(2), limit };
         let within = |key: &Key| (start..end).contains(&key_name(*key).as_str());
-        let ops: Vec<MicroOp> = self.habits.all_keys().filter(within).map(reading).collect();
+        let db = if start == "r" { self.habits.register_db } else { 0 };
+        let ops: Vec<MicroOp> = self.keys_of_one(db).filter(within).map(reading).collect();
         let form = Form::Range(ops.len(), walk);
         (ops, request::range(start, end, walk), form)
     }
@@ -518,8 +568,9 @@ impl Client {
 
     /// Sends a command of its own.
     fn ask(&mut self, now: Moment, recorder: &mut Recorder, ops: Vec<MicroOp>, bytes: Vec<u8>, form: Form) {
+        let db = ops.first().map_or(0, |op| self.habits.db(op.key()));
         let id = self.invoke(now, recorder, ops);
-        self.send(bytes, Expected::Command(id, form));
+        self.send_to(db, bytes, Expected::Command(id, form));
     }
 
     fn watch(&mut self, now: Moment, recorder: &mut Recorder) {
@@ -527,9 +578,10 @@ impl Client {
         if let Some(connection) = &mut self.connection {
             (connection.under_watch, connection.watching) = (true, false);
         }
-        self.send(request::encode(&["WATCH", &key_name(key)]), Expected::Watch);
+        let db = self.habits.db(key);
+        self.send_to(db, request::encode(&["WATCH", &key_name(key)]), Expected::Watch);
         let id = self.invoke(now, recorder, vec![reading(key)]);
-        self.send(request::get(key), Expected::Watched(id));
+        self.send_to(db, request::get(key), Expected::Watched(id));
     }
 
     fn block(&mut self, now: Moment, recorder: &mut Recorder) {
@@ -544,25 +596,35 @@ impl Client {
         self.send(request::encode(&["MULTI"]), Expected::Ok);
         let (mut ops, mut answers) = (Vec::new(), Answers::default());
         for change in changes.into_iter().map(Some).chain((0..parts).map(|_| None)) {
-            let (mut own, requests, answer, form) = self.part(now, recorder, change);
-            ops.append(&mut own);
-            answers.add(requests.len(), answer, form);
-            requests.into_iter().for_each(|request| self.send(request, Expected::Queued));
+            let mut part = self.part(now, recorder, change);
+            ops.append(&mut part.ops);
+            answers.add(part.requests.len(), part.answer, part.form);
+            part.requests.into_iter().for_each(|request| self.send(request, Expected::Queued));
         }
         let id = self.invoke(now, recorder, ops);
         self.send(request::encode(&["EXEC"]), Expected::Exec(Block { id, may_abort, saw, answers }));
     }
 
-    /// A part of a block, this one or any: what it does, its requests, which of them is answered with what is to be known, and how.
-    fn part(
-        &mut self,
-        now: Moment,
-        recorder: &mut Recorder,
-        op: Option<MicroOp>,
-    ) -> (Vec<MicroOp>, Vec<Vec<u8>>, usize, Form) {
+    /// A part of a block, this one or any.
+    fn part(&mut self, now: Moment, recorder: &mut Recorder, op: Option<MicroOp>) -> Part {
+        let mut part = self.part_of_one(now, recorder, op);
+        let db = part.ops.first().map_or(0, |op| self.habits.db(op.key()));
+        if db != 0 {
+            part.requests.insert(0, request::select(db));
+            part.answer += 1;
+            part.requests.push(request::select(0));
+        }
+        part
+    }
+
+    /// One that stays within a database.
+    fn part_of_one(&mut self, now: Moment, recorder: &mut Recorder, op: Option<MicroOp>) -> Part {
         if op.is_none() && self.random.permille(self.habits.range_permille) {
             let (ops, bytes, form) = self.range();
-            return (ops, vec![bytes], 0, form);
+            return Part { ops, requests: vec![bytes], answer: 0, form };
+        }
+        if op.is_none() && self.random.permille(self.habits.clear_permille) {
+            return self.clear();
         }
         let op = op.unwrap_or_else(|| self.op(now, recorder));
         let (requests, answer) = if self.random.permille(self.habits.detour_permille) {
@@ -570,7 +632,18 @@ impl Client {
         } else {
             (vec![request::of(&op, self.habits.values)], 0)
         };
-        (vec![op], requests, answer, Form::One)
+        Part { ops: vec![op], requests, answer, form: Form::One }
+    }
+
+    /// Takes what is in all registers at once, by FLUSHDB or FLUSHALL.
+    fn clear(&mut self) -> Part {
+        let registers = self.habits.all_keys().filter(|key| *key >= REGISTERS);
+        let ops: Vec<MicroOp> = registers.map(|key| MicroOp::Take { key, saw: None }).collect();
+        let has_others = self.habits.register_permille < 1000;
+        let clear = if has_others || self.random.one_in(2) { "FLUSHDB" } else { "FLUSHALL" };
+        let requests = vec![request::get_several(&ops), request::encode(&[clear])];
+        let form = Form::Several(ops.len());
+        Part { ops, requests, answer: 0, form }
     }
 
     fn handle_reply(&mut self, now: Moment, reply: Reply, recorder: &mut Recorder) {
@@ -749,7 +822,7 @@ mod tests {
         (habits.read_permille, habits.leave_permille, habits.keys) = (0, 0, 1);
         (habits.counter_permille, habits.register_permille, habits.others) = (0, 0, 0);
         (habits.partial_permille, habits.range_permille, habits.scan_permille) = (0, 0, 0);
-        habits.values = Values::SHORT;
+        (habits.values, habits.register_db, habits.clear_permille) = (Values::SHORT, 0, 0);
         habits
     }
 

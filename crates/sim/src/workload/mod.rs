@@ -1,6 +1,6 @@
 //! What clients do: append tokens to lists and read them, alone, in bursts, in blocks, under WATCH; over the real protocol,
 //! at whatever node they happen to be connected to. They add to counters, and put tokens into registers, which expire; and they
-//! read ranges of keys, and scan all of them.
+//! read ranges of keys, scan all of them, and remove whole databases.
 //!
 //! [`Client`] is a state machine like any other: bytes, the end of its connection and the time go in; connecting,
 //! sending and closing come out. What it asked and heard goes into the [`Recorder`], whose history the checker judges.

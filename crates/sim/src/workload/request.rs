@@ -21,6 +21,11 @@ pub(super) fn encode(args: &[impl AsRef<str>]) -> Vec<u8> {
     bytes
 }
 
+/// SELECT db
+pub(super) fn select(db: u8) -> Vec<u8> {
+    encode(&["SELECT", &db.to_string()])
+}
+
 /// GET key
 pub(super) fn get(key: Key) -> Vec<u8> {
     encode(&["GET", &key_name(key)])

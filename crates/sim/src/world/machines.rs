@@ -232,7 +232,7 @@ impl World {
             let (expected, first) = *self.samples.entry(key).or_insert((checksum, number));
             if first == number
                 && range == USER_RANGE
-                && let Err(what) = audit(&replica)
+                && let Err(what) = audit(&replica, self.databases_are_cleared)
             {
                 let applied = replica.applied.unwrap_or_default().position;
                 self.fail(format!("{}, at entry {applied}: {what}", self.machines[number].name()));

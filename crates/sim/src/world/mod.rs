@@ -110,6 +110,7 @@ pub struct World {
     timing: Random,
     samples: Samples,
     operator: Operator,
+    databases_are_cleared: bool,
 }
 
 impl World {
@@ -147,6 +148,7 @@ impl World {
             snapshots: 0,
             rot_noticed: 0,
             narrow,
+            databases_are_cleared: habits.clear_permille > 0,
             struck: 0,
             failures: Vec::new(),
             settings,
@@ -242,7 +244,7 @@ impl World {
         for range in RANGES {
             let first = self.machines[members[0]].replica(range);
             if range == USER_RANGE
-                && let Err(what) = audit(&first)
+                && let Err(what) = audit(&first, self.databases_are_cleared)
             {
                 self.failures.push(format!("n{}, at the end: {what}", members[0] + 1));
             }
