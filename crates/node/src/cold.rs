@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 
 use dstore_kv::{Context, Mode, Outcome, View, ViewError};
 use dstore_storage::layout::Stamp;
-use dstore_storage::{Caching, Engine, RangeId, Reader, Term};
+use dstore_storage::{Caching, Engine, Entry, LogError, RangeId, Reader, Term};
 
 use crate::batch::{Batch, Command, Work};
 use crate::record::RecordKey;
@@ -35,22 +35,29 @@ const REHEARSALS_MAX: u8 = 3;
 /// Reading that a thread is to do that may wait for the disk. See [`Output::Read`].
 pub struct Reading {
     token: u64,
-    work: Box<dyn FnOnce() -> Result<Option<Outcome>, NodeError> + Send>,
+    work: Box<dyn FnOnce() -> Result<Read, NodeError> + Send>,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(crate) enum Read {
+    /// Nothing that anybody needs: it is in memory now, or nobody waits for it any more.
+    Nothing,
+    /// The answer of a long read.
+    Outcome(Outcome),
+    /// Entries of the log, or why there are none.
+    Entries(Result<Vec<Entry>, LogError>),
 }
 
 /// What came of a [`Reading`].
 #[derive(Debug)]
 pub struct ReadDone {
     token: u64,
-    /// None where nobody needs the outcome.
-    result: Result<Option<Outcome>, NodeError>,
+    result: Result<Read, NodeError>,
 }
 
 impl Reading {
-    pub(crate) fn new(
-        token: u64,
-        work: impl FnOnce() -> Result<Option<Outcome>, NodeError> + Send + 'static,
-    ) -> Reading {
+    pub(crate) fn new(token: u64, work: impl FnOnce() -> Result<Read, NodeError> + Send + 'static) -> Reading {
         Reading { token, work: Box::new(work) }
     }
 
@@ -82,6 +89,8 @@ enum Parked {
     },
     /// The search for expired keys.
     Sweep,
+    /// Consensus, for entries of a range's log from this one on.
+    Consensus { range: RangeId, from: dstore_raft::LogIndex },
 }
 
 /// All work that waits for the disk. See the [module](self).
@@ -207,19 +216,39 @@ impl<E: Engine> Node<E> {
         let reading = Reading::new(token, move || {
             let engine: &dyn Reader = &*data;
             rehearse(&OverlayView { engine, overlay: None, patience: Patience::Waits })?;
-            Ok(None)
+            Ok(Read::Nothing)
         });
         self.outputs.push_back(Output::Read(reading));
+    }
+
+    /// Has what consensus needs of a range's log read: for followers that lag behind, or to be applied after a start.
+    pub(crate) fn read_log(&mut self, range: RangeId) {
+        let Some(group) = self.groups.get(&range) else { return };
+        for wanted in group.raft.storage().take_wanted() {
+            let token = self.cold.next_token();
+            let read = group.raft.storage().reader(wanted);
+            self.outputs.push_back(Output::Read(Reading::new(token, move || Ok(Read::Entries(read())))));
+            self.cold.parked.insert(token, Parked::Consensus { range, from: wanted.from });
+        }
+    }
+
+    /// Entries of the log were read. Consensus asks for them again when this turn ends.
+    fn log_read(&self, range: RangeId, from: dstore_raft::LogIndex, read: Read) -> Result<(), NodeError> {
+        let (Some(group), Read::Entries(found)) = (self.groups.get(&range), read) else { return Ok(()) };
+        group.raft.storage().has_read(from, found).map_err(|error| {
+            mark!(LogDamaged);
+            NodeError::Log(error)
+        })
     }
 
     /// What [`Output::Read`] asked for was read, or could not be.
     ///
     /// # Errors
     ///
-    /// The engine failed: the node must stop.
+    /// The engine or the log failed: the node must stop.
     pub fn handle_read(&mut self, now: Now, done: ReadDone) -> Result<(), NodeError> {
         let ReadDone { token, result } = done;
-        let outcome = result?;
+        let read = result?;
         match self.cold.parked.remove(&token) {
             Some(Parked::Read { range, task }) => self.serve_reads(now, range, task),
             Some(Parked::Logged { range, task, term, life }) => match self.standing(range, &task) {
@@ -236,7 +265,8 @@ impl<E: Engine> Node<E> {
                 }
             },
             Some(Parked::Sweep) => Ok(()),
-            None => self.long_read_done(now, token, outcome),
+            Some(Parked::Consensus { range, from }) => self.log_read(range, from, read),
+            None => self.long_read_done(now, token, read),
         }
     }
 

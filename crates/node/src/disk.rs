@@ -206,10 +206,6 @@ impl<E: Engine> Node<E> {
             return Ok(());
         }
         self.disk.next_look = now.mono + LOOK_INTERVAL;
-        if let Some(error) = self.groups.values().find_map(|group| group.raft.storage().failure()) {
-            mark!(LogDamaged);
-            return Err(NodeError::Log(error));
-        }
         self.watch_writes(now);
         if now.mono >= self.disk.next_report {
             self.tell_disk(now);

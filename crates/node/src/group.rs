@@ -143,6 +143,7 @@ impl Group {
         let lease_reads = config.lease_reads;
         let mut raft = Raft::new(me, config, restored, storage, now, seed)
             .map_err(|error| NodeError::Start { range, error: error.to_string() })?;
+        raft.storage_mut().stop_waiting();
         if raft.configuration().voters() == [me] {
             raft.campaign(now);
         }

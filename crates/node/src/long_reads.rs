@@ -24,7 +24,7 @@ use dstore_storage::layout::Stamp;
 use dstore_storage::{Caching, Engine, RangeId};
 
 use crate::batch::{Command, Done, Item, Work};
-use crate::cold::Reading;
+use crate::cold::{Read, Reading};
 use crate::serve::{Task, Who};
 use crate::view::{OverlayView, Patience};
 use crate::wire::Refused;
@@ -128,10 +128,10 @@ impl<E: Engine> Node<E> {
             let view = OverlayView { engine: &*data, overlay: None, patience: Patience::Waits };
             while wanted.strong_count() > 0 {
                 if let Some(outcome) = read.go_on(&view, scene.context(&limits, &mut cursors))? {
-                    return Ok(Some(outcome));
+                    return Ok(Read::Outcome(outcome));
                 }
             }
-            Ok(None)
+            Ok(Read::Nothing)
         })
     }
 
@@ -154,9 +154,9 @@ impl<E: Engine> Node<E> {
     }
 
     /// A read was done elsewhere; or it was not, since nobody wants it any more.
-    pub(crate) fn long_read_done(&mut self, now: Now, token: u64, outcome: Option<Outcome>) -> Result<(), NodeError> {
-        match (self.long_reads.running.remove(&token), outcome) {
-            (Some(Running { range, task, done, now_ms, .. }), Some(outcome)) => {
+    pub(crate) fn long_read_done(&mut self, now: Now, token: u64, read: Read) -> Result<(), NodeError> {
+        match (self.long_reads.running.remove(&token), read) {
+            (Some(Running { range, task, done, now_ms, .. }), Read::Outcome(outcome)) => {
                 self.long_read_over(now, range, task, (done, now_ms), outcome)
             }
             _ => Ok(()),

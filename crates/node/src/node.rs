@@ -716,7 +716,9 @@ impl<E: Engine> Node<E> {
     fn pump(&mut self, now: Now, range: RangeId) -> Result<(), NodeError> {
         let Some(group) = self.groups.get_mut(&range) else { return Ok(()) };
         let mut effects = Effects { outputs: &mut self.outputs, events: &mut self.events };
-        group.pump(now.mono, &self.engine, &mut effects)
+        group.pump(now.mono, &self.engine, &mut effects)?;
+        self.read_log(range);
+        Ok(())
     }
 
     /// Ends a range's open entry. Gives its position, if there was one.

@@ -69,7 +69,7 @@ list_marks! {
     SnapshotFailed => "a snapshot could not be sent",
     SnapshotOutOfDate => "a snapshot that came is behind what is committed",
     SnapshotAccepted => "a snapshot that came is taken",
-    LogNotReadable => "the log cannot be read for now",
+    LogNotReadable => "entries have to be read from the disk first",
     ReadWaitsForTerm => "a read waits until an entry of the leader's term is committed",
     ReadByRound => "a read is confirmed by a round of heartbeats",
     ReadOfFollower => "a follower asks for the index to read at",

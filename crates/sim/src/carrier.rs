@@ -270,7 +270,7 @@ impl Carrier {
         self.jobs.len()
     }
 
-    /// Whether one of them reads for a client, or for a sweep.
+    /// Whether one of them reads for a client, for a sweep, or for consensus.
     pub fn fetches(&self) -> bool {
         self.jobs.iter().any(|job| matches!(job, Job::Fetch(_)))
     }

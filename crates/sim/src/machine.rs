@@ -40,6 +40,8 @@ pub struct ClusterSettings {
     pub stream_window_bytes: u32,
     /// About one in so many reads finds that what it looks for is not in memory; with 0 none.
     pub cold_one_in: u64,
+    /// How many of the last entries of each log are in memory.
+    pub log_remembered: u64,
     /// A rule that every node breaks.
     #[cfg(feature = "planted")]
     pub planted: Option<dstore_node::Planted>,
@@ -265,6 +267,7 @@ impl Machine {
         #[cfg(feature = "planted")]
         (self.trusts_data = settings.planted == Some(dstore_node::Planted::TrustRottenBlock));
         self.engine.set_cold(settings.cold_one_in, self.random.number(), true);
+        self.log.set_remembered(settings.log_remembered);
         let identity =
             Identity { cluster: ClusterId(1), node: node_of(self.id), incarnation: Incarnation(self.incarnation) };
         let founder =

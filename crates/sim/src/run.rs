@@ -157,6 +157,7 @@ fn run_to_verdict(options: Options) -> Outcome {
         // A whole chunk has to fit, also one of a single large record.
         stream_window_bytes: *random.pick(&[1 << 17, 1 << 22]),
         cold_one_in: *random.pick(&[0, 0, 2, 10, 100]),
+        log_remembered: *random.pick(&[u64::MAX, 30, 3, 0]),
         #[cfg(feature = "planted")]
         planted: options.planted,
     };

@@ -358,6 +358,11 @@ fn the_cache_keeps_its_bound_and_old_entries_come_from_the_disk() {
         assert_eq!(read.payload, vec![read.index.0 as u8; 3000]);
     }
     disk.fail(Operation::Read, ErrorKind::Other, 1);
+    // What is in memory is told without the disk; nothing of it if the first is not.
+    let in_memory = |lo| log.entries_in_memory(R, LogIndex(lo), LogIndex(51), usize::MAX).unwrap();
+    assert_eq!(in_memory(1), []);
+    let first = (1..51).find(|lo| !in_memory(*lo).is_empty());
+    assert!(first.is_none_or(|first| in_memory(first).len() as u64 == 51 - first && first > 40), "{first:?}");
     let error = log.entries(R, LogIndex(1), LogIndex(2), usize::MAX).unwrap_err();
     assert_eq!(error.to_string(), "log I/O failed: read /sim/00000000000000000001.log: other error");
     let name = "00000000000000000001.log";
@@ -368,6 +373,23 @@ fn the_cache_keeps_its_bound_and_old_entries_come_from_the_disk() {
     let told = "log is damaged: /sim/00000000000000000001.log at offset 4128: entry 1 of range 1 should be there, but \
                 what is there cannot be read";
     assert_eq!(error.to_string(), told);
+}
+
+#[test]
+fn entries_are_told_from_memory_as_far_as_they_are_there() {
+    let disk = SimDisk::new();
+    let options = SegmentOptions { cache_bytes_max: 20_000, ..options() };
+    let log = SegmentLog::open_stepped(Arc::new(disk), &options).unwrap();
+    fill(&log, 1, 10).unwrap();
+    let told = |lo, hi, bytes| -> Vec<u64> {
+        let found = log.entries_in_memory(R, LogIndex(lo), LogIndex(hi), bytes).unwrap();
+        found.iter().map(|entry| entry.index.0).collect()
+    };
+    assert_eq!(told(5, 11, usize::MAX), [5, 6, 7, 8, 9, 10]);
+    assert_eq!(told(5, 11, 7000), [5, 6]);
+    assert_eq!(told(1, 11, usize::MAX), [0; 0]);
+    assert!(matches!(log.entries_in_memory(R, LogIndex(0), LogIndex(3), 1), Err(LogError::Compacted { .. })));
+    assert!(matches!(log.entries_in_memory(R, LogIndex(9), LogIndex(12), 1), Err(LogError::Unavailable { .. })));
 }
 
 #[test]

@@ -300,6 +300,32 @@ impl RangeLogs {
         hi: LogIndex,
         payload_bytes_max: usize,
     ) -> Result<Vec<Found>, LogError> {
+        self.find(range, lo, hi, payload_bytes_max, false)
+    }
+
+    /// The first of them that are in memory.
+    pub(crate) fn entries_in_memory(
+        &self,
+        range: RangeId,
+        lo: LogIndex,
+        hi: LogIndex,
+        payload_bytes_max: usize,
+    ) -> Result<Vec<Entry>, LogError> {
+        let whole = |found| match found {
+            Found::Whole(entry) => Some(entry),
+            Found::OnDisk { .. } => None,
+        };
+        Ok(self.find(range, lo, hi, payload_bytes_max, true)?.into_iter().map_while(whole).collect())
+    }
+
+    fn find(
+        &self,
+        range: RangeId,
+        lo: LogIndex,
+        hi: LogIndex,
+        payload_bytes_max: usize,
+        only_in_memory: bool,
+    ) -> Result<Vec<Found>, LogError> {
         let none = RangeLog::default();
         let log = self.ranges.get(&range).unwrap_or(&none);
         if lo <= log.begin.index {
@@ -322,6 +348,7 @@ impl RangeLogs {
                 Some(payload) => {
                     Found::Whole(Entry { index, term: slot.term, kind: slot.kind, payload: payload.clone() })
                 }
+                None if only_in_memory => break,
                 None => Found::OnDisk { index, slot },
             });
             index = index.next();

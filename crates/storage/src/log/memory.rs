@@ -39,6 +39,8 @@ struct State {
     failed: Option<LogError>,
     /// An entry that the disk does not give back.
     rotten: Option<(RangeId, LogIndex)>,
+    /// How many of each range's last entries are taken to be in memory.
+    remembered: u64,
     records_total: u64,
 }
 
@@ -72,6 +74,7 @@ impl MemoryLog {
                 waiting: VecDeque::new(),
                 failed: None,
                 rotten: None,
+                remembered: u64::MAX,
                 records_total: 0,
             }),
         }
@@ -168,6 +171,11 @@ impl MemoryLog {
         true
     }
 
+    /// From now on no more than so many of each range's last entries are taken to be in memory: others have to be read.
+    pub fn set_remembered(&self, entries: u64) {
+        self.lock().remembered = entries;
+    }
+
     /// Why a log on this disk cannot be opened, if it cannot: opening reads everything.
     #[must_use]
     pub fn damage(&self) -> Option<LogError> {
@@ -233,6 +241,26 @@ impl Log for MemoryLog {
             Found::OnDisk { index, .. } => unreachable!("entry {index} left the memory of a log without a disk"),
         };
         Ok(found.into_iter().map(whole).collect())
+    }
+
+    fn entries_in_memory(
+        &self,
+        range: RangeId,
+        lo: LogIndex,
+        hi: LogIndex,
+        payload_bytes_max: usize,
+    ) -> Result<Vec<Entry>, LogError> {
+        let state = self.lock();
+        let mut found = state.current.entries_in_memory(range, lo, hi, payload_bytes_max)?;
+        let last = state.current.status(range).map_or(0, |status| status.last.index.0);
+        let is_read = |entry: &Entry| last - entry.index.0 >= state.remembered;
+        if found.first().is_some_and(is_read) {
+            found.clear();
+        }
+        if let Some(at) = found.iter().position(|entry| state.rotten == Some((range, entry.index))) {
+            found.truncate(at);
+        }
+        Ok(found)
     }
 
     fn term(&self, range: RangeId, index: LogIndex) -> Option<Term> {

@@ -175,6 +175,20 @@ pub trait Log: Send + Sync {
         payload_bytes_max: usize,
     ) -> Result<Vec<Entry>, LogError>;
 
+    /// The same, as far as the entries are in memory: none where the first of them would have to be read. Never touches the disk.
+    ///
+    /// # Errors
+    /// As [`Log::entries`], but for those of the disk.
+    fn entries_in_memory(
+        &self,
+        _range: RangeId,
+        _lo: LogIndex,
+        _hi: LogIndex,
+        _payload_bytes_max: usize,
+    ) -> Result<Vec<Entry>, LogError> {
+        Ok(Vec::new())
+    }
+
     /// The term of the entry at `index`, or at the begin; `None` where the log does not know. Never touches the disk.
     fn term(&self, range: RangeId, index: LogIndex) -> Option<Term>;
 

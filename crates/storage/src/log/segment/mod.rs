@@ -405,6 +405,16 @@ impl Log for SegmentLog {
         found.into_iter().map(read).collect()
     }
 
+    fn entries_in_memory(
+        &self,
+        range: RangeId,
+        lo: LogIndex,
+        hi: LogIndex,
+        payload_bytes_max: usize,
+    ) -> Result<Vec<Entry>, LogError> {
+        self.shared.lock().logs.entries_in_memory(range, lo, hi, payload_bytes_max)
+    }
+
     fn term(&self, range: RangeId, index: LogIndex) -> Option<Term> {
         self.shared.lock().logs.term(range, index)
     }
