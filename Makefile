@@ -13,7 +13,7 @@ BUILD_PACKAGES := g++ libclang-dev
 TEST_PACKAGES := git redis-server redis-tools python3 python3-venv iproute2 nftables
 CARGO_FLAGS := --release --locked
 
-.PHONY: help run build test test-power-loss test-redis test-failover test-membership sim sim-planted fmt packages test-packages chaos chaos-redis bench-single bench-keys bench-large bench-cluster bench-raft-cost bench-net bench-raft bench-rpc
+.PHONY: help run build test test-power-loss test-redis test-failover test-membership sim sim-planted fmt packages test-packages chaos chaos-redis bench-single bench-keys bench-large bench-cold bench-cluster bench-raft-cost bench-net bench-raft bench-rpc
 
 help:
 	@echo "make run [ARGS=\"--nodes 5 --keep\"]   build and start a cluster on this machine"
@@ -30,6 +30,7 @@ help:
 	@echo "make bench-single         one node beside redis-server, with ratios"
 	@echo "make bench-keys           one node with 10^5, 10^6 and 10^7 keys"
 	@echo "make bench-large          one node with ten times more data than memory"
+	@echo "make bench-cold           one node on a disk with every cache empty; as root"
 	@echo "make bench-cluster        three nodes beside three of etcd"
 	@echo "make bench-raft-cost BASE=PROGRAM   one node beside an older build of the program"
 	@echo "make bench-net            the network framework beside tokio, a bare epoll loop and DelayQueue"
@@ -108,6 +109,9 @@ bench-keys: test-packages build
 
 bench-large: test-packages build
 	cargo run $(CARGO_FLAGS) -p dstore-bench --bin bench-single -- large
+
+bench-cold: test-packages build
+	cargo run $(CARGO_FLAGS) -p dstore-bench --bin bench-single -- cold
 
 bench-cluster: test-packages build
 	@scripts/need etcd-server

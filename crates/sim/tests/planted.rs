@@ -19,11 +19,10 @@ const SEEDS_MAX: u64 = 6000;
 /// seeds do, and this is a beginning like any other.
 fn near(bug: Planted) -> u64 {
     match bug {
-        Planted::ReadByOldClock => 740,
-        Planted::AcceptStale => 266,
-        Planted::IgnoreFailedSync => 396,
-        Planted::ExpiredByClockAlone => 386,
-        Planted::ForgetTerm => 110,
+        Planted::AcceptStale => 560,
+        Planted::IgnoreFailedSync => 250,
+        Planted::ExpiredByClockAlone => 230,
+        Planted::ForgetTerm => 250,
         _ => 1,
     }
 }

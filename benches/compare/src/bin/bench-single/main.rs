@@ -5,7 +5,8 @@
 //! of them. The load comes from one thread of this program and shares the machine with the servers.
 //!
 //! `bench-single` measures SET and GET, whose ratios have names, and reports on long values, MGET and scans.
-//! `bench-single large` holds 5 GB under a budget of 512 MiB; `bench-single keys` compares 10^5, 10^6 and 10^7 keys.
+//! `bench-single large` holds 5 GB under a budget of 512 MiB; `bench-single keys` compares 10^5, 10^6 and 10^7 keys; `bench-single
+//! cold` reads from a disk with every cache empty.
 //! A number as second argument is that of rounds; a third argument leaves only the rows whose names begin with it.
 //!
 //! The closing lines are `ratio NAME VALUE`, ours over theirs for throughput, theirs over ours for CPU time: higher is
@@ -13,6 +14,7 @@
 
 #![allow(clippy::print_stdout)] // it is a program that prints
 
+mod cold;
 mod keys;
 mod large;
 mod report;
@@ -81,7 +83,8 @@ fn main() -> anyhow::Result<()> {
         "all" => side_by_side(rounds, &only),
         "large" => large::run(),
         "keys" => keys::run(rounds),
-        other => bail!("bench-single [all | large | keys] [ROUNDS] [ROWS], not {other}"),
+        "cold" => cold::run(rounds),
+        other => bail!("bench-single [all | large | keys | cold] [ROUNDS] [ROWS], not {other}"),
     }
 }
 
