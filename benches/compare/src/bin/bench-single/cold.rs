@@ -12,7 +12,7 @@ use dstore_testkit::client::{Client, Reply, pack};
 use dstore_testkit::powerloss::Seeded;
 use dstore_testkit::scratch::Scratch;
 
-use crate::{dstore, measure};
+use crate::{dstore_on, measure};
 
 const VALUE_BYTES: usize = 1000;
 const KEYS: usize = 1_500_000;
@@ -29,12 +29,12 @@ const PAUSE: Duration = Duration::from_micros(500);
 
 pub(crate) fn run(rounds: usize) -> anyhow::Result<()> {
     let scratch = Scratch::new("bench-cold");
-    let flags = ["--memory-bytes-max", BUDGET];
-    let server = dstore(&scratch, &flags)?;
+    let (data, flags) = (scratch.directory("dstore"), ["--memory-bytes-max", BUDGET]);
+    let server = dstore_on(&data, &scratch, &flags)?;
     fill(server.address())?;
     // What it has in memory, and what its compactions still do, is not to be measured.
     drop(server);
-    let server = dstore(&scratch, &flags)?;
+    let server = dstore_on(&data, &scratch, &flags)?;
     println!(
         "one dstore node, budget {BUDGET}, {KEYS} keys with random values of {VALUE_BYTES} bytes, caches dropped\n"
     );

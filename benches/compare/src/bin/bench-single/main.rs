@@ -19,6 +19,7 @@ mod keys;
 mod large;
 mod report;
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -95,7 +96,11 @@ fn durable_redis(scratch: &Scratch) -> Server {
 }
 
 fn dstore(scratch: &Scratch, flags: &[&str]) -> anyhow::Result<Server> {
-    let started = Dstore::on(&scratch.directory("dstore")).flags(flags).start(scratch);
+    dstore_on(&scratch.directory("dstore"), scratch, flags)
+}
+
+fn dstore_on(data: &Path, scratch: &Scratch, flags: &[&str]) -> anyhow::Result<Server> {
+    let started = Dstore::on(data).flags(flags).start(scratch);
     started.map_err(|refused| anyhow::anyhow!("dstore: {}", refused.stderr))
 }
 
