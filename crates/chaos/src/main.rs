@@ -3,6 +3,7 @@
 //! The last line is `chaos M min: operations N checked, violations 0, acknowledged writes lost 0, faults: ...`. The exit code
 //! is 1 if anything was wrong, 2 if there is no verdict.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -36,6 +37,10 @@ struct Arguments {
     /// Let fdatasync lie, and cut the power of all nodes: succeeds if the judge finds writes that are lost.
     #[arg(long)]
     lie: bool,
+    /// Another build of dstore: every other start of a node is of it, so that two versions run side by side and go on with each
+    /// other's data.
+    #[arg(long, value_name = "PROGRAM")]
+    other: Option<PathBuf>,
 }
 
 fn fresh_seed() -> u64 {
@@ -50,7 +55,7 @@ fn main() -> ExitCode {
     let mut options = Options::new(arguments.seed.unwrap_or_else(fresh_seed), length);
     options.clients = arguments.clients.unwrap_or(options.clients);
     options.pace = arguments.pace_ms.map_or(options.pace, Duration::from_millis);
-    (options.loopback, options.lie) = (arguments.loopback, arguments.lie);
+    (options.loopback, options.lie, options.other) = (arguments.loopback, arguments.lie, arguments.other);
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         if let Err(error) = signal_hook::flag::register(signal, interrupted.clone()) {

@@ -1,12 +1,14 @@
 //! A run of a `dstore` cluster, from the first process to the verdict.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use dstore_testkit::namespaces::Network;
 use dstore_testkit::powerloss::Style;
+use dstore_testkit::process::dstore_program;
 use dstore_testkit::small_disk::SmallDisk;
 
 use crate::crew::Crew;
@@ -55,13 +57,15 @@ pub struct Options {
     /// Syncs report success and do nothing, and the power of all nodes is cut: writes must be lost, and the judge must
     /// see it.
     pub lie: bool,
+    /// Another build of the program, which runs beside the first.
+    pub other: Option<PathBuf>,
 }
 
 impl Options {
     /// As `make chaos` has them.
     pub fn new(seed: u64, length: Duration) -> Options {
         let pace = Duration::from_millis(4);
-        Options { seed, length, nodes: 5, clients: 10, pace, loopback: false, lie: false }
+        Options { seed, length, nodes: 5, clients: 10, pace, loopback: false, lie: false, other: None }
     }
 }
 
@@ -129,7 +133,11 @@ fn run_in(directory: &mut Directory, options: &Options, interrupted: &AtomicBool
         steps = lies(options.length, options.nodes, options.seed);
     }
     tell(&format!("seed {}: {} faults in {:?}; {setting:?}", options.seed, steps.len(), options.length));
-    let mut world = World::new(&setting, network.clone(), directory.path())?;
+    let mut programs = vec![dstore_program()];
+    if let Some(other) = &options.other {
+        programs.push(other.canonicalize().with_context(|| format!("no program at {}", other.display()))?);
+    }
+    let mut world = World::new(&setting, programs, network.clone(), directory.path())?;
     found(&mut world, interrupted)?;
     if options.lie {
         world.let_syncs_lie().map_err(anyhow::Error::msg)?;
@@ -150,6 +158,10 @@ fn run_in(directory: &mut Directory, options: &Options, interrupted: &AtomicBool
         None => verdict.blame(format!("no node or no client served within {LIVELY_WITHIN:?} after the last fault")),
     }
     world.end();
+    if let Some(other) = &options.other {
+        let [ours, others] = world.starts();
+        tell(&format!("{ours} starts of this build, {others} of {}", other.display()));
+    }
     let mut report = Report {
         name: "chaos",
         seed: options.seed,

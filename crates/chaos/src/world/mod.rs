@@ -31,7 +31,7 @@ use anyhow::{Context as _, Result};
 use dstore_testkit::namespaces::{Drops, Network};
 use dstore_testkit::ports::free_ports;
 use dstore_testkit::powerloss::{Fault, Style};
-use dstore_testkit::process::{SMALL, dstore_program};
+use dstore_testkit::process::SMALL;
 
 use place::Place;
 use process::Process;
@@ -111,6 +111,8 @@ struct Node {
     /// Since it was started on an empty directory nothing was heard of it.
     is_joining: bool,
     ended: Instant,
+    /// How often it was started.
+    starts: usize,
 }
 
 /// All nodes, by number from 0.
@@ -122,6 +124,8 @@ pub struct World {
     links: Vec<Link>,
     network: Option<Arc<Network>>,
     directory: PathBuf,
+    /// One build of the program, or two.
+    programs: Vec<PathBuf>,
     secret: PathBuf,
     voters: usize,
     /// By fault: whose packets are dropped, and which.
@@ -145,12 +149,18 @@ pub struct FailedSyncs {
 pub type Act = Result<(), String>;
 
 impl World {
-    /// Makes all places, and starts nothing. Its files are in `directory`.
+    /// Makes all places, and starts nothing. Its files are in `directory`. Of several `programs` each start of a node has the
+    /// next, so that they run side by side, and one goes on with what another left.
     ///
     /// # Errors
     ///
     /// The machine lacks something that it had a moment ago.
-    pub fn new(setting: &Setting, network: Option<Arc<Network>>, directory: &Path) -> Result<World> {
+    pub fn new(
+        setting: &Setting,
+        programs: Vec<PathBuf>,
+        network: Option<Arc<Network>>,
+        directory: &Path,
+    ) -> Result<World> {
         let secret = place::write_secret(directory)?;
         let at = |port: u16| -> Vec<SocketAddr> {
             match &network {
@@ -174,6 +184,7 @@ impl World {
                 is_paused: false,
                 is_joining: true,
                 ended,
+                starts: 0,
             });
         }
         let mut links = Vec::new();
@@ -188,6 +199,7 @@ impl World {
             links,
             network,
             directory: directory.to_owned(),
+            programs,
             secret,
             voters: setting.voters,
             drops: BTreeMap::new(),
@@ -238,7 +250,7 @@ impl World {
         if let Err(error) = self.nodes[node].place.settle(Style::Best, 0) {
             self.blamed.push(format!("node {node}: {error}"));
         }
-        let mut dstore = Command::new(dstore_program());
+        let mut dstore = Command::new(self.program(node, self.nodes[node].starts));
         dstore.arg("start").arg("--data-dir").arg(self.nodes[node].place.data()).args(SMALL).args(FLAGS);
         dstore.args(["--listen", &self.nodes[node].address.to_string(), "--peer-listen", &peer_listen]);
         dstore.args(&entry).arg("--cluster-secret-file").arg(&self.secret);
@@ -252,7 +264,20 @@ impl World {
         let process = Process::spawn(command, &place.log()).map_err(|error| error.to_string())?;
         let node = &mut self.nodes[node];
         (node.process, node.may_fail, node.is_paused) = (Some(process), node.is_armed, false);
+        node.starts += 1;
         Ok(())
+    }
+
+    /// What a node's start of this number runs.
+    fn program(&self, node: usize, start: usize) -> &Path {
+        &self.programs[(node + start) % self.programs.len()]
+    }
+
+    /// How often each of two programs was started.
+    pub fn starts(&self) -> [usize; 2] {
+        let all = self.nodes.iter().enumerate().flat_map(|(node, of)| (0..of.starts).map(move |start| node + start));
+        let others = all.clone().filter(|number| number % self.programs.len() == 1).count();
+        [all.count() - others, others]
     }
 
     /// The flags by which a node finds its cluster: its founders, or for one that came later, whoever there is.
@@ -447,7 +472,7 @@ impl World {
     fn command(&self, words: &[String], besides: Option<usize>) -> std::io::Result<Process> {
         let peers = self.nodes.iter().enumerate().filter(|(node, _)| Some(*node) != besides);
         let peers = peers.map(|(_, node)| node.peer.to_string()).collect::<Vec<_>>().join(",");
-        let mut dstore = Command::new(dstore_program());
+        let mut dstore = Command::new(&self.programs[0]);
         dstore.arg("cluster").args(words).args(["--peer", &peers]).arg("--cluster-secret-file").arg(&self.secret);
         let bound = process::bound_to_us(&dstore);
         let command = match &self.network {
