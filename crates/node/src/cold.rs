@@ -35,6 +35,7 @@ const REHEARSALS_MAX: u8 = 3;
 /// Reading that a thread is to do that may wait for the disk. See [`Output::Read`].
 pub struct Reading {
     token: u64,
+    is_for_consensus: bool,
     work: Box<dyn FnOnce() -> Result<Read, NodeError> + Send>,
 }
 
@@ -58,7 +59,12 @@ pub struct ReadDone {
 
 impl Reading {
     pub(crate) fn new(token: u64, work: impl FnOnce() -> Result<Read, NodeError> + Send + 'static) -> Reading {
-        Reading { token, work: Box::new(work) }
+        Reading { token, is_for_consensus: false, work: Box::new(work) }
+    }
+
+    /// Whether it should come before what was asked for by clients: a follower waits for it that may be needed for a quorum.
+    pub fn is_for_consensus(&self) -> bool {
+        self.is_for_consensus
     }
 
     /// Does it, and waits for the disk as long as it takes.
@@ -227,7 +233,8 @@ impl<E: Engine> Node<E> {
         for wanted in group.raft.storage().take_wanted() {
             let token = self.cold.next_token();
             let read = group.raft.storage().reader(wanted);
-            self.outputs.push_back(Output::Read(Reading::new(token, move || Ok(Read::Entries(read())))));
+            let reading = Reading::new(token, move || Ok(Read::Entries(read())));
+            self.outputs.push_back(Output::Read(Reading { is_for_consensus: true, ..reading }));
             self.cold.parked.insert(token, Parked::Consensus { range, from: wanted.from });
         }
     }

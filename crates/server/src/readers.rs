@@ -1,6 +1,6 @@
 //! [`Readers`]: the threads that wait for the disk so that the loop need not.
 //!
-//! They do what [`dstore_node::Output::Read`] asks for. There are none until something is asked for, and then as many as there
+//! They do what [`dstore_node::Output::Read`] asks for, first what consensus needs. There are none until something is asked for, and then as many as there
 //! is work at a time, up to [`THREADS_MAX`]: they mostly wait, and how many wait at a time decides how many reads a disk has
 //! before it.
 
@@ -76,7 +76,11 @@ impl Readers {
     pub fn read(&mut self, reading: Reading) -> std::io::Result<()> {
         let finds_idle = {
             let mut state = self.shared.lock();
-            state.work.push_back(reading);
+            if reading.is_for_consensus() {
+                state.work.push_front(reading);
+            } else {
+                state.work.push_back(reading);
+            }
             state.idle >= state.work.len()
         };
         if finds_idle {

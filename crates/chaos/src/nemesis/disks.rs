@@ -55,7 +55,7 @@ impl Fault for Slow {
 pub enum Failing {
     /// A sync: the node must end.
     Sync,
-    /// A write, truncation or allocation: the node must end.
+    /// A write, truncation or allocation: the node may end. It may also try again: a segment of the log is prepared ahead of time.
     Write,
     /// A write is short, and says so: the node must write the rest.
     ShortWrite,
