@@ -139,7 +139,7 @@ fn a_first_start_that_fails_at_any_sync_can_be_repeated_after_a_power_cut() {
             Ok(server) => assert!(matches!(server.stop().code(), Some(0 | 3)), "sync {nth}"),
             Err(Refused { status, stderr }) => {
                 let reasons = stderr.lines().filter(|line| line.starts_with("dstore: ")).count();
-                assert!(matches!(status.code(), Some(1 | 3)) && reasons == 1, "sync {nth}: {stderr}");
+                assert!(status.code() == Some(3) && reasons == 1, "sync {nth}: {status}: {stderr}");
             }
         }
         let struck = node.power.syncs().unwrap() >= nth;
@@ -153,6 +153,24 @@ fn a_first_start_that_fails_at_any_sync_can_be_repeated_after_a_power_cut() {
             break;
         }
     }
+}
+
+#[test]
+fn a_later_start_that_fails_at_a_sync_names_the_file_and_the_disk_is_to_blame() {
+    let mut node = Node::new();
+    assert_eq!(node.start().unwrap().stop().code(), Some(0));
+    for nth in 1..=3 {
+        node.power.clear_faults().unwrap();
+        node.power.cut(Style::Scattered, seed()).unwrap();
+        node.power.inject(Fault::SyncFails { nth, errno: libc::EIO }).unwrap();
+        let Err(Refused { status, stderr }) = node.start() else { panic!("sync {nth} was none of the start") };
+        let last = stderr.lines().last().unwrap_or_default();
+        let names = last.starts_with("dstore: ") && last.contains(node.scratch.path().to_str().unwrap());
+        assert!(status.code() == Some(3) && names, "sync {nth}: {status}: {stderr}");
+    }
+    node.power.clear_faults().unwrap();
+    node.power.cut(Style::Scattered, seed()).unwrap();
+    assert_eq!(node.start().unwrap().stop().code(), Some(0));
 }
 
 #[test]

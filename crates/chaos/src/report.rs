@@ -71,9 +71,10 @@ impl fmt::Display for Report {
         )?;
         if self.failed_syncs != FailedSyncs::default() {
             let FailedSyncs { asked_for, ended } = self.failed_syncs;
+            let killed = asked_for - ended;
             writeln!(
                 f,
-                "syncs that failed: {asked_for}; nodes that ended for it: {ended}; the others were killed before"
+                "{asked_for} syncs failed: {ended} nodes ended for it, {killed} were killed before they could"
             )?;
         }
         match self.recovered {

@@ -78,6 +78,23 @@ pub enum DataDirError {
     },
 }
 
+impl DataDirError {
+    /// Whether the disk is to blame, and not whoever named the directory.
+    pub fn is_of_disk(&self) -> bool {
+        use io::ErrorKind::{
+            AlreadyExists, InvalidFilename, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
+        };
+        match self {
+            DataDirError::Io { error, .. } => !matches!(
+                error.kind(),
+                AlreadyExists | InvalidFilename | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem
+            ),
+            DataDirError::Damaged { .. } => true,
+            DataDirError::Locked { .. } | DataDirError::Foreign { .. } | DataDirError::UnknownFormat { .. } => false,
+        }
+    }
+}
+
 impl DataDir {
     /// Opens the directory at `path`, makes it when there is none, and counts this use of it.
     ///
@@ -316,6 +333,22 @@ mod tests {
             let again = DataDir::open(&path).unwrap();
             assert_eq!((again.identity(), again.incarnation()), (Some(&new(7)), Incarnation(uses)));
         }
+    }
+
+    #[test]
+    fn a_disk_that_fails_is_told_from_a_directory_that_cannot_be_one() {
+        let of = |error: io::Error| DataDirError::Io { path: "d".into(), error }.is_of_disk();
+        assert!(of(io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error())));
+        assert!(of(io::ErrorKind::StorageFull.into()));
+        assert!(!of(io::ErrorKind::PermissionDenied.into()));
+        let scratch = tempfile::tempdir().unwrap();
+        let file = scratch.path().join("file");
+        fs::write(&file, "").unwrap();
+        for path in [&file, &file.join("within")] {
+            assert!(!DataDir::open(path).unwrap_err().is_of_disk());
+        }
+        fs::write(scratch.path().join(IDENTITY), "no identity").unwrap();
+        assert!(DataDir::open(scratch.path()).is_err_and(|error| error.is_of_disk()));
     }
 
     #[test]

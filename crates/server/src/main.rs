@@ -95,8 +95,9 @@ fn exit_code(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         cause.downcast_ref(),
         Some(EngineError::Full(_) | EngineError::Io(_) | EngineError::Corrupt(_) | EngineError::Failed(_))
     );
+    let directory = cause.downcast_ref::<data_dir::DataDirError>().is_some_and(data_dir::DataDirError::is_of_disk);
     // A core that does not start has found data that it cannot trust.
-    (log || engine || cause.is::<dstore_node::NodeError>()).then_some(EXIT_FATAL)
+    (log || engine || directory || cause.is::<dstore_node::NodeError>()).then_some(EXIT_FATAL)
 }
 
 #[allow(clippy::print_stderr)]
