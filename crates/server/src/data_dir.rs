@@ -89,7 +89,8 @@ impl DataDirError {
                 error.kind(),
                 AlreadyExists | InvalidFilename | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem
             ),
-            DataDirError::Damaged { .. } => true,
+            // A text, which somebody may have edited.
+            DataDirError::Damaged { .. } => false,
             DataDirError::Locked { .. } | DataDirError::Foreign { .. } | DataDirError::UnknownFormat { .. } => false,
         }
     }
@@ -348,7 +349,7 @@ mod tests {
             assert!(!DataDir::open(path).unwrap_err().is_of_disk());
         }
         fs::write(scratch.path().join(IDENTITY), "no identity").unwrap();
-        assert!(DataDir::open(scratch.path()).is_err_and(|error| error.is_of_disk()));
+        assert!(DataDir::open(scratch.path()).is_err_and(|error| !error.is_of_disk()));
     }
 
     #[test]
