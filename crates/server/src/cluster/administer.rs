@@ -20,8 +20,18 @@ const ASK_AGAIN: Duration = Duration::from_millis(200);
 /// So many rounds without an answer from anybody are borne once something has begun: a leader is elected within seconds.
 const SILENT_ROUNDS_MAX: usize = 50;
 
+/// So many rounds a leader is waited for, where the one that is named does not answer.
+const ELECTION_ROUNDS_MAX: usize = 50;
+
 /// Nodes that name another one, one after the other.
 const HOPS_MAX: usize = 4;
+
+/// Nobody answered.
+struct Unanswered {
+    why: String,
+    /// But somebody says who should.
+    names_leader: bool,
+}
 
 /// Somebody with the secret of a cluster, and the addresses of some of its nodes.
 pub struct Operator {
@@ -107,26 +117,48 @@ impl Operator {
         }
     }
 
-    /// Asks whoever can do it: first the one that could, then the nodes that are known.
+    /// Asks whoever can do it: first the one that could, then the nodes that are known. Where these name a leader that does not
+    /// answer, it may just have died: then until there is another.
     fn ask(&mut self, request: &Administer) -> anyhow::Result<Administered> {
-        let mut silent = Vec::new();
+        let mut rounds = 0;
+        loop {
+            match self.ask_all(request)? {
+                Ok(answer) => return Ok(answer),
+                Err(unanswered) if unanswered.names_leader && rounds < ELECTION_ROUNDS_MAX => rounds += 1,
+                Err(unanswered) => bail!("{}", unanswered.why),
+            }
+            std::thread::sleep(ASK_AGAIN);
+        }
+    }
+
+    fn ask_all(&mut self, request: &Administer) -> anyhow::Result<Result<Administered, Unanswered>> {
+        let (mut silent, mut names_leader) = (Vec::new(), false);
         let at_work = self.at_work.take();
         for peer in at_work.into_iter().chain(self.peers.clone()) {
             match self.ask_from(peer.clone(), request)? {
                 Ok(answer) => {
                     self.learn(&answer);
-                    return Ok(answer);
+                    return Ok(Ok(answer));
                 }
-                Err(silence) if silence.may_pass() => silent.push(format!("{peer} {silence}")),
-                Err(silence) => bail!("{peer} {silence}"),
+                Err((asked, silence)) if silence.may_pass() => {
+                    names_leader |= asked != peer;
+                    let named_by =
+                        if asked == peer { String::new() } else { format!(", of which {peer} says that it leads") };
+                    silent.push(format!("{asked} {silence}{named_by}"));
+                }
+                Err((asked, silence)) => bail!("{asked} {silence}"),
             }
         }
         silent.dedup();
-        bail!("{}", silent.join("; "))
+        Ok(Err(Unanswered { why: silent.join("; "), names_leader }))
     }
 
-    /// Asks a node, and the one that it names, and so on.
-    fn ask_from(&mut self, peer: PeerAddress, request: &Administer) -> anyhow::Result<Result<Administered, Silence>> {
+    /// Asks a node, and the one that it names, and so on. Without an answer: the last that was asked, and why there is none.
+    fn ask_from(
+        &mut self,
+        peer: PeerAddress,
+        request: &Administer,
+    ) -> anyhow::Result<Result<Administered, (PeerAddress, Silence)>> {
         let mut at = peer;
         for _ in 0..=HOPS_MAX {
             match self.outsider.ask(&at, request) {
@@ -135,10 +167,10 @@ impl Operator {
                     return Ok(Ok(answer));
                 }
                 Ok((_, answer)) => at = answer.peer_address.parse()?,
-                Err(silence) => return Ok(Err(silence)),
+                Err(silence) => return Ok(Err((at, silence))),
             }
         }
-        Ok(Err(Silence::Refuses("the nodes do not agree on who leads".to_owned())))
+        Ok(Err((at, Silence::Refuses("the nodes do not agree on who leads".to_owned()))))
     }
 
     fn learn(&mut self, answer: &Administered) {
