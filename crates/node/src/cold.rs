@@ -233,8 +233,8 @@ impl<E: Engine> Node<E> {
         for wanted in group.raft.storage().take_wanted() {
             let token = self.cold.next_token();
             let read = group.raft.storage().reader(wanted);
-            let reading = Reading::new(token, move || Ok(Read::Entries(read())));
-            self.outputs.push_back(Output::Read(Reading { is_for_consensus: true, ..reading }));
+            let work = Box::new(move || Ok(Read::Entries(read())));
+            self.outputs.push_back(Output::Read(Reading { token, is_for_consensus: true, work }));
             self.cold.parked.insert(token, Parked::Consensus { range, from: wanted.from });
         }
     }

@@ -89,9 +89,11 @@ impl DataDirError {
                 error.kind(),
                 AlreadyExists | InvalidFilename | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem
             ),
-            // A text, which somebody may have edited.
-            DataDirError::Damaged { .. } => false,
-            DataDirError::Locked { .. } | DataDirError::Foreign { .. } | DataDirError::UnknownFormat { .. } => false,
+            // What is damaged is a text, which somebody may have edited.
+            DataDirError::Damaged { .. }
+            | DataDirError::Locked { .. }
+            | DataDirError::Foreign { .. }
+            | DataDirError::UnknownFormat { .. } => false,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! [`Readers`]: the threads that wait for the disk so that the loop need not.
 //!
-//! They do what [`dstore_node::Output::Read`] asks for, first what consensus needs. There are none until something is asked for, and then as many as there
-//! is work at a time, up to [`THREADS_MAX`]: they mostly wait, and how many wait at a time decides how many reads a disk has
-//! before it.
+//! They do what [`dstore_node::Output::Read`] asks for, first what consensus needs. There are none until something is asked for,
+//! and then as many as there is work at a time, up to [`THREADS_MAX`]: they mostly wait, and how many wait at a time decides
+//! how many reads a disk has before it.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -60,7 +60,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// A command of an operator that takes longer is given up.
 const COMMAND_MAX: Duration = Duration::from_secs(15);
 
-/// Within which a node has to end of which a sync has failed, paused or not.
+/// Within which a node has to end of which a sync has failed, from when it last was paused.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
 /// Exit codes of a node: its disk failed; it was removed.
