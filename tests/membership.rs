@@ -155,6 +155,18 @@ fn a_node_that_lost_its_disk_is_replaced_under_load() {
 }
 
 #[test]
+fn a_leader_that_has_just_died_is_removed_at_once() {
+    let _alone = alone();
+    let mut cluster = plan("dead-leader").start();
+    let dead = cluster.leader();
+    let (id, stays) = (cluster.id(dead), cluster.others(dead));
+    cluster.kill(dead);
+    // Those who stay still name the dead one to the operator.
+    cluster.remove(stays[0], dead, &id);
+    cluster.wait_members(2);
+}
+
+#[test]
 fn a_node_that_was_away_for_longer_than_the_log_goes_back_catches_up() {
     let _alone = alone();
     let mut cluster = plan("away").start();
