@@ -293,14 +293,38 @@ impl RangeLogs {
         });
     }
 
+    /// The entries, looked up as they are taken.
     pub(crate) fn entries(
         &self,
         range: RangeId,
         lo: LogIndex,
         hi: LogIndex,
         payload_bytes_max: usize,
-    ) -> Result<Vec<Found>, LogError> {
-        self.find(range, lo, hi, payload_bytes_max, false)
+    ) -> Result<impl Iterator<Item = Found> + use<'_>, LogError> {
+        let log = self.ranges.get(&range);
+        let (begin, last) = log.map(|log| (log.begin, log.last_index())).unwrap_or_default();
+        if lo <= begin.index {
+            return Err(LogError::Compacted { range, begin });
+        }
+        if hi > last.next() {
+            return Err(LogError::Unavailable { range, index: LogIndex(hi.0 - 1), last });
+        }
+        let mut bytes = 0_usize;
+        Ok((lo.0..hi.0).map(LogIndex).map_while(move |index| {
+            let log = log?;
+            let i = log.slot_of(index).expect("between begin and last");
+            let slot = log.slots[i];
+            bytes = bytes.saturating_add(slot.payload_len as usize);
+            if index > lo && bytes > payload_bytes_max {
+                return None;
+            }
+            Some(match log.payload(i) {
+                Some(payload) => {
+                    Found::Whole(Entry { index, term: slot.term, kind: slot.kind, payload: payload.clone() })
+                }
+                None => Found::OnDisk { index, slot },
+            })
+        }))
     }
 
     /// The first of them that are in memory.
@@ -315,45 +339,7 @@ impl RangeLogs {
             Found::Whole(entry) => Some(entry),
             Found::OnDisk { .. } => None,
         };
-        Ok(self.find(range, lo, hi, payload_bytes_max, true)?.into_iter().map_while(whole).collect())
-    }
-
-    fn find(
-        &self,
-        range: RangeId,
-        lo: LogIndex,
-        hi: LogIndex,
-        payload_bytes_max: usize,
-        only_in_memory: bool,
-    ) -> Result<Vec<Found>, LogError> {
-        let none = RangeLog::default();
-        let log = self.ranges.get(&range).unwrap_or(&none);
-        if lo <= log.begin.index {
-            return Err(LogError::Compacted { range, begin: log.begin });
-        }
-        if hi > log.last_index().next() {
-            return Err(LogError::Unavailable { range, index: LogIndex(hi.0 - 1), last: log.last_index() });
-        }
-        let mut found = Vec::new();
-        let mut bytes = 0_usize;
-        let mut index = lo;
-        while index < hi {
-            let i = log.slot_of(index).expect("between begin and last");
-            let slot = log.slots[i];
-            bytes = bytes.saturating_add(slot.payload_len as usize);
-            if !found.is_empty() && bytes > payload_bytes_max {
-                break;
-            }
-            found.push(match log.payload(i) {
-                Some(payload) => {
-                    Found::Whole(Entry { index, term: slot.term, kind: slot.kind, payload: payload.clone() })
-                }
-                None if only_in_memory => break,
-                None => Found::OnDisk { index, slot },
-            });
-            index = index.next();
-        }
-        Ok(found)
+        Ok(self.entries(range, lo, hi, payload_bytes_max)?.map_while(whole).collect())
     }
 
     pub(crate) fn term(&self, range: RangeId, index: LogIndex) -> Option<Term> {

@@ -235,12 +235,11 @@ impl Log for MemoryLog {
             return Err(damaged(rotten, index));
         }
         let found = state.current.entries(range, lo, hi, payload_bytes_max)?;
-        drop(state);
         let whole = |found| match found {
             Found::Whole(entry) => entry,
             Found::OnDisk { index, .. } => unreachable!("entry {index} left the memory of a log without a disk"),
         };
-        Ok(found.into_iter().map(whole).collect())
+        Ok(found.map(whole).collect())
     }
 
     fn entries_in_memory(

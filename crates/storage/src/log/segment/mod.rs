@@ -383,7 +383,7 @@ impl Log for SegmentLog {
         payload_bytes_max: usize,
     ) -> Result<Vec<Entry>, LogError> {
         let state = self.shared.lock();
-        let found = state.logs.entries(range, lo, hi, payload_bytes_max)?;
+        let found: Vec<Found> = state.logs.entries(range, lo, hi, payload_bytes_max)?.collect();
         // The segments are held while they are read, so that none of them is used again under the reader's hands.
         let mut segments = BTreeMap::new();
         for slot in &found {
